@@ -1,0 +1,217 @@
+"""Entries and envelopes: one message of the stream is a CloudEvents 1.0 batch of events.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md#4-json-batch-format
+The bytes as stored are the event: nothing that was read is ever encoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw
+
+from events.base import Moment, Sequence, Struct, Ulid
+from events.catalogue import (
+    AUTHORITY_TYPES,
+    CODEC,
+    GRANT_TYPES,
+    AnyEvent,
+    EventCodec,
+    UnknownEventTypeError,
+)
+from events.subjects import Family, LedgerSubject
+
+CONTENT_TYPE = "application/cloudevents-batch+json"
+ENTRY_BYTES_MAX = 900_000  # below NATS's default max_payload of 1 MiB, headers included
+EVENTS_MAX = 1_000  # in one entry
+
+
+class Envelope(Struct, omit_defaults=True):
+    """CloudEvents context attributes, ours among them; `data` as the bytes that were stored."""
+
+    specversion: Literal["1.0"]
+    id: Ulid
+    source: Annotated[str, Meta(min_length=1, max_length=512)]  # /caledger/<dc>/<worker>/<node>
+    type: Annotated[str, Meta(min_length=1, max_length=256)]
+    subject: Annotated[str, Meta(max_length=2048)]  # SPIFFE id, root id, signer, node
+    time: Moment
+    datacontenttype: Literal["application/json"]
+    data: Raw
+    correlationid: str | None = None  # all events of one operation share it
+    causationid: str | None = None  # id of the event or request that led to this one
+    # authority entries only
+    term: Annotated[int, Meta(ge=1)] | None = None  # the leader's, that the decision was made under
+    expectedsequence: Sequence | None = None  # the authority entry that the decision was made on
+    messages: Annotated[int, Meta(ge=1, le=1000)] | None = (
+        None  # of the atomic append that this begins
+    )
+
+
+class NewEvent(Struct):
+    """An event that is about to be recorded, stamped by the worker that decided it."""
+
+    id: Ulid
+    source: str
+    subject: str
+    time: Moment
+    event: AnyEvent
+    correlation_id: str | None = None
+    causation_id: str | None = None
+
+
+class Stored(Struct):
+    """One message as the stream holds it."""
+
+    sequence: Sequence
+    subject: str
+    stored: datetime  # the server's time, aware
+    data: bytes
+
+
+class Recorded(Struct):
+    """One event at its place in the ledger: (sequence, position)."""
+
+    sequence: Sequence
+    position: int  # in its entry, from 0
+    stored: datetime
+    envelope: Envelope
+    event: AnyEvent
+    raw: bytes  # the event's own bytes, as stored
+
+
+class VoidEntryError(ValueError):
+    """An entry that every fold passes over in the same way, and that `ledger verify` names."""
+
+
+class Entry(Struct):
+    """A well-formed entry: events that happened together, on the subject they belong on."""
+
+    sequence: Sequence
+    subject: LedgerSubject
+    events: tuple[Recorded, ...]
+
+    @property
+    def messages(self) -> int:
+        """How many messages its atomic append has, itself included."""
+        return self.events[0].envelope.messages or 1
+
+
+_BATCH = msgspec.json.Decoder(list[Raw])
+_ENVELOPE = msgspec.json.Decoder(Envelope)
+_ENCODER = msgspec.json.Encoder()
+
+
+class _Outgoing(Struct, omit_defaults=True):
+    """An Envelope with its data not encoded yet; the same fields, in the order of the wire."""
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: datetime
+    data: Any
+    specversion: str
+    datacontenttype: str
+    correlationid: str | None = None
+    causationid: str | None = None
+    term: int | None = None
+    expectedsequence: int | None = None
+    messages: int | None = None
+
+
+def encode_entry(
+    events: Seq[NewEvent],
+    *,
+    term: int | None = None,
+    expected_sequence: int | None = None,
+    messages: int | None = None,
+) -> bytes:
+    """Write events that happen together as one entry.
+
+    `term`, `expected_sequence` and `messages` are for authority entries. Raises ValueError where
+    the entry would be empty or too large.
+    """
+    if not 0 < len(events) <= EVENTS_MAX:
+        raise ValueError(f"an entry holds 1 to {EVENTS_MAX} events, not {len(events)}")
+    encoded = _ENCODER.encode(
+        [
+            _Outgoing(
+                id=new.id,
+                source=new.source,
+                type=new.event.TYPE,
+                subject=new.subject,
+                time=new.time,
+                data=new.event,
+                specversion="1.0",
+                datacontenttype="application/json",
+                correlationid=new.correlation_id,
+                causationid=new.causation_id,
+                term=term,
+                expectedsequence=expected_sequence,
+                messages=messages,
+            )
+            for new in events
+        ]
+    )
+    if len(encoded) > ENTRY_BYTES_MAX:
+        raise ValueError(f"an entry holds at most {ENTRY_BYTES_MAX} bytes, not {len(encoded)}")
+    return encoded
+
+
+def decode_entry(stored: Stored, *, datacenter: str, codec: EventCodec = CODEC) -> Entry:
+    """Read one message of the stream, by itself.
+
+    What can only be told from the entries before it (a repeated id, what an authority entry
+    expects) is the fold's to check. Raises VoidEntryError, or UnknownEventTypeError: the second
+    stops a fold, the first does not (architecture, section 3).
+    """
+    try:
+        subject = LedgerSubject.parse(stored.subject, datacenter=datacenter)
+        raws = _BATCH.decode(stored.data)
+        envelopes = [_ENVELOPE.decode(raw) for raw in raws]
+    except (ValueError, RecursionError) as error:
+        raise VoidEntryError(f"not a list of well-formed events: {error}") from error
+    if not envelopes:
+        raise VoidEntryError("an empty list of events")
+    if len({envelope.id for envelope in envelopes}) != len(envelopes):
+        raise VoidEntryError("the same event id twice in one entry")
+    first = envelopes[0]
+    events = []
+    for position, (raw, envelope) in enumerate(zip(raws, envelopes, strict=True)):
+        try:
+            event = codec.decode(envelope.type, envelope.data)
+        except UnknownEventTypeError:
+            raise
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise VoidEntryError(f"{envelope.type} with malformed data: {error}") from error
+        if _family(event) is not subject.family:
+            raise VoidEntryError(f"{envelope.type} does not belong on {stored.subject}")
+        if subject.family is Family.AUTHORITY:
+            if envelope.term is None or envelope.expectedsequence is None:
+                raise VoidEntryError("an authority event without term and expectedsequence")
+            if (envelope.term, envelope.expectedsequence, envelope.messages) != (
+                first.term,
+                first.expectedsequence,
+                first.messages,
+            ):
+                raise VoidEntryError("the events of one authority entry disagree")
+        events.append(
+            Recorded(
+                sequence=stored.sequence,
+                position=position,
+                stored=stored.stored,
+                envelope=envelope,
+                event=event,
+                raw=bytes(raw),
+            )
+        )
+    return Entry(sequence=stored.sequence, subject=subject, events=tuple(events))
+
+
+def _family(event: AnyEvent) -> Family:
+    if type(event) in AUTHORITY_TYPES:
+        return Family.AUTHORITY
+    return Family.GRANT if type(event) in GRANT_TYPES else Family.LEAVES

@@ -1,0 +1,85 @@
+"""What the signers did: certificates issued, requests refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from events.base import Event, KeyId, Moment, RequestId, Sequence, Serial, Sha256, Struct, Ulid
+
+RefusalCode = Literal[
+    "malformed",
+    "too_large",
+    "bad_signature",
+    "uri_count",
+    "email_san",
+    "san_not_allowed",
+    "identity_mismatch",
+    "wrong_trust_domain",
+    "wrong_datacenter",
+    "key_not_allowed",
+    "bad_name",
+    "bad_request_id",
+    "request_id_conflict",
+    "not_found",
+    "pending",
+    "rate_limited",
+    "not_ready",
+    "internal",
+]
+"""The closed list of error codes that a client can see (architecture, section 6)."""
+
+IdentityKind = Literal["service"]
+
+
+class LeafIssued(Event):
+    """A certificate exists. Durable before the certificate leaves the signer."""
+
+    TYPE: ClassVar[str] = "caledger.leaf.issued.v1"
+    request_id: RequestId | None  # None: the client named none, so nothing can be asked for again
+    identity: str  # SPIFFE id
+    kind: IdentityKind
+    name: str  # what the subject names: the service
+    serial: Serial
+    key_id: KeyId  # of the leaf's own public key
+    issuer_key_id: KeyId
+    not_before: Moment
+    not_after: Moment
+    certificate: bytes  # DER; base64 on the wire
+    csr_sha256: Sha256  # of the DER
+    signer: Ulid
+    grant_sequence: Sequence
+    requester: str | None  # NATS user key of who asked, as the server told it
+
+
+class LeafRefused(Event):
+    """A signing request was refused; nothing was signed."""
+
+    TYPE: ClassVar[str] = "caledger.leaf.refused.v1"
+    request_id: RequestId | None
+    identity: Annotated[str, Meta(max_length=2048)] | None  # as far as it is known
+    code: RefusalCode
+    message: Annotated[str, Meta(max_length=1024)]
+    signer: Ulid
+    grant_sequence: Sequence
+    requester: str | None
+
+
+class RefusalCount(Struct):
+    """How often one requester was refused for one reason."""
+
+    code: RefusalCode
+    requester: str | None
+    count: Annotated[int, Meta(ge=1)]
+
+
+class LeafRefusalsCounted(Event):
+    """Refusals beyond what is recorded one by one, summed."""
+
+    TYPE: ClassVar[str] = "caledger.leaf.refusals_counted.v1"
+    signer: Ulid
+    grant_sequence: Sequence
+    since: Moment
+    until: Moment
+    counts: tuple[RefusalCount, ...]

@@ -1,0 +1,57 @@
+"""The edge of every decision: time and randomness, which come in as arguments everywhere else."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import Protocol
+
+from ulid import ULID
+
+
+class Clock(Protocol):
+    """Where the time comes from."""
+
+    def now(self) -> datetime:
+        """Return the time now, aware, in UTC."""
+        ...
+
+
+class Entropy(Protocol):
+    """Where identifiers come from."""
+
+    def ulid(self, now: datetime) -> str:
+        """Return a new event id or run id that carries this time."""
+        ...
+
+    def serial(self) -> int:
+        """Return a new certificate serial number: positive, 128 random bits (failure F12)."""
+        ...
+
+    def token(self) -> str:
+        """Return a new unguessable name: 128 random bits in lower-case hex."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the time now, aware, in UTC."""
+        return datetime.now(UTC)  # this is the one clock
+
+
+class SystemEntropy:
+    """The machine's randomness."""
+
+    def ulid(self, now: datetime) -> str:
+        """Return a new ULID that carries this time (https://github.com/ulid/spec)."""
+        return str(ULID.from_datetime(now))
+
+    def serial(self) -> int:
+        """Return 128 random bits with the highest set: positive, always 17 octets in DER."""
+        return secrets.randbits(128) | (1 << 127)
+
+    def token(self) -> str:
+        """Return 128 random bits in hex."""
+        return secrets.token_hex(16)

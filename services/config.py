@@ -1,0 +1,98 @@
+"""A node's configuration: one TOML file, read by every worker, written by `caledger init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from events.base import Struct
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text says where and why."""
+
+
+class Section(Struct, forbid_unknown_fields=True):
+    """A part of the file: a key that we do not know is an error."""
+
+
+class NatsSection(Section):
+    """How this node's workers reach nats-server."""
+
+    servers: Annotated[tuple[str, ...], Meta(min_length=1)]  # nats://HOST:PORT or tls://HOST:PORT
+    creds: Path  # folder with a file <worker>.creds for each worker
+    ca: Path | None = None  # the transport CA; with it, TLS from the first byte, never clear text
+
+
+class KeysSection(Section):
+    """Key-encryption keys: `file:PATH`, `env:NAME` (hex) or `credential:NAME` (systemd)."""
+
+    signing: str
+    root: str | None = None  # only where a root-manager runs
+
+
+class InitialSection(Section):
+    """What the root-manager makes of an empty ledger; without effect afterwards, as in Consul."""
+
+    trust_domain: str | None = None  # None: <cluster id>.consul
+    csr_max_per_second: float = 50.0
+
+
+class NodeConfig(Section):
+    """All of it. Relative paths are relative to the file's own folder."""
+
+    datacenter: str
+    node: str  # a name of its own for every machine
+    data: Path  # the node's projections file lives here
+    nats: NatsSection
+    keys: KeysSection
+    initial: InitialSection = InitialSection()
+    lease_seconds: Annotated[int, Meta(ge=1, le=60)] = 3  # of the leader's and the signers' leases
+
+    @property
+    def projections_file(self) -> Path:
+        """Return the SQLite file that the node's replicator keeps."""
+        return self.data / "projections.sqlite"
+
+    def creds_file(self, worker: str) -> Path:
+        """Return the NATS credentials of one of this node's workers."""
+        return self.nats.creds / f"{worker}.creds"
+
+
+def load(file: Path) -> NodeConfig:
+    """Read a node's configuration; raises ConfigError."""
+    try:
+        config = msgspec.toml.decode(file.read_bytes(), type=NodeConfig, dec_hook=_decode)
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    base = file.resolve().parent
+    nats = msgspec.structs.replace(
+        config.nats,
+        creds=base / config.nats.creds,
+        ca=base / config.nats.ca if config.nats.ca else None,
+    )
+    return msgspec.structs.replace(
+        config,
+        data=base / config.data,
+        nats=nats,
+        keys=KeysSection(
+            signing=_absolute(config.keys.signing, base),
+            root=_absolute(config.keys.root, base) if config.keys.root else None,
+        ),
+    )
+
+
+def _absolute(key: str, base: Path) -> str:
+    scheme, _, rest = key.partition(":")
+    return f"file:{base / rest}" if scheme == "file" else key
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"{kind} cannot be read from a configuration")

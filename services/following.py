@@ -1,0 +1,44 @@
+"""Folding `authority` as it grows: what every worker that decides or signs does first."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from events.log import Ledger
+from projections.authority import AuthorityState, fold
+
+STALE_WAIT_SECONDS: Final = 0.02  # between two looks at a copy that lags behind the leader's
+
+
+class AuthorityFollower:
+    """The state of `authority`, as far as it was folded."""
+
+    def __init__(self, ledger: Ledger, datacenter: str) -> None:
+        self._ledger = ledger
+        self._lock = asyncio.Lock()
+        self.state = AuthorityState(datacenter=datacenter)
+
+    async def catch_up(self, *, at_least: int = 0) -> AuthorityState:
+        """Fold up to what the stream's leader holds now, and at least up to `at_least`.
+
+        Returns when the last append folded is whole (architecture, section 3): what is decided on
+        the state returned is decided on the leader's copy (3.1, rule 5). Raises
+        UnknownEventTypeError, or LedgerError where the ledger cannot be read.
+        """
+        async with self._lock:
+            target = max(at_least, await self._ledger.last_authority())
+            while self.state.position < target:
+                read = await self._ledger.read_authority(self.state.position)
+                state = self.state
+                for stored in read:
+                    state = fold(state, stored)
+                self.state = state
+                if not read:
+                    await asyncio.sleep(STALE_WAIT_SECONDS)
+            while self.state.settled > self.state.position:
+                # A single server with a full disk has shown half of an atomic append (nats.md, 11).
+                if await self._ledger.last_sequence() >= self.state.settled:
+                    break
+                await asyncio.sleep(STALE_WAIT_SECONDS)
+            return self.state

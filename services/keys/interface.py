@@ -1,0 +1,69 @@
+"""What keeps private keys: a store that makes them and signs with them, and never hands one out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from events.authority import KeyPurpose
+from events.base import KeyType, Struct
+
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+
+class KeySpec(Struct):
+    """The kind of key to make."""
+
+    key_type: KeyType
+    bits: int  # ec: 256 or 384; rsa: 2048, 3072 or 4096
+    purpose: KeyPurpose
+
+
+class StoredKey(Struct):
+    """A key that a store holds."""
+
+    key_id: str
+    purpose: KeyPurpose
+    created: datetime
+
+
+class KeyStoreError(Exception):
+    """The store cannot do it; the text says why, and names no key material."""
+
+
+class KeyNotFoundError(KeyStoreError):
+    """The store holds no key of this id (or none that this process may use)."""
+
+
+class WrongKeyEncryptionKeyError(KeyStoreError):
+    """The key-encryption key given does not open what is sealed in the store."""
+
+
+class KeyStore(Protocol):
+    """Makes keys, signs with them, and destroys them; a key is named by its KeyId only."""
+
+    async def create(self, spec: KeySpec) -> PublicKey:
+        """Make a key pair and keep it; returns once it is durable."""
+        ...
+
+    async def public(self, key_id: str) -> PublicKey:
+        """Return the public half. Raises KeyNotFoundError."""
+        ...
+
+    async def sign(self, key_id: str, message: bytes) -> bytes:
+        """Sign with SHA-256: ECDSA (a DER signature) or RSASSA-PKCS1-v1_5.
+
+        The whole message is given, not its hash. Fast for a key that was used before: fit for the
+        hot path. Raises KeyNotFoundError, WrongKeyEncryptionKeyError.
+        """
+        ...
+
+    async def destroy(self, key_id: str) -> None:
+        """Destroy a key for good; nothing happens where there is none."""
+        ...
+
+    async def stored(self) -> list[StoredKey]:
+        """Return every key in the store."""
+        ...
