@@ -1,0 +1,305 @@
+"""How this program reaches nats-server: the one way to connect, for workers and clients alike.
+
+With TLS it is TLS from the first byte. NATS's own order (a greeting in clear text that says whether
+TLS is wanted) lets anyone between client and server switch it off; nats-py obeys such a greeting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import ssl
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlparse
+
+import structlog
+from nats import errors as nats_errors
+from nats.aio.client import Client, Server
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_never,
+    wait_exponential_jitter,
+)
+
+from events.subjects import Subjects
+from services.nats_access import jwt
+
+CONNECT_TIMEOUT_SECONDS: Final = 5
+RECONNECT_WAIT_SECONDS: Final = 0.1
+PING_SECONDS: Final = 2  # a server that answers none of two pings is lost
+LOG_EVERY_SECONDS: Final = 5.0  # of the same error, while a server is away
+SUBJECTS_REMEMBERED_MAX: Final = 1000
+
+_REFUSED = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]*)"')
+
+_log = structlog.get_logger()
+
+
+class TransportError(Exception):
+    """No connection; the text says why."""
+
+
+class UnreachableError(TransportError):
+    """No server answered in time."""
+
+
+class NotSecureError(TransportError):
+    """The connection would be in clear text, or to a server that our transport CA does not know."""
+
+
+class NotPermittedError(TransportError):
+    """The server does not know these credentials, or they have expired or were revoked."""
+
+
+class SetupError(TransportError):
+    """Files or addresses that cannot be used; trying again does not help."""
+
+
+async def connect(
+    servers: Sequence[str],
+    *,
+    creds: Path | None,
+    ca: Path | None,
+    name: str,
+    on_permission_error: Callable[[str], None] | None = None,
+    on_closed: Callable[[], None] | None = None,
+    wait: bool = False,
+) -> Client:
+    """Return a connection that reconnects for ever, until it is closed.
+
+    With `ca`, or where an address says `tls://`: TLS 1.2 or newer from the first byte, only with a
+    server that the CA (without `ca`: the system's) vouches for, at every reconnect and for every
+    server that is learned of. Without: only servers on a loopback address.
+
+    `on_permission_error` hears the subject of every publish or subscription that was refused.
+    `on_closed` is called when the connection has ended for good: by `close`, or because the server
+    said that it must (a user revoked or expired). `wait`: try for ever, and say so.
+
+    Raises SetupError, and (not with `wait`) UnreachableError, NotSecureError or NotPermittedError.
+    """
+    route = _Route.plan(servers, ca=ca)
+    prefix = _inbox_prefix(creds)
+    log = _log.bind(connection=name)
+
+    async def once() -> Client:
+        client = _Client(route, log, on_permission_error, on_closed)
+        await client.open(creds=creds, inbox_prefix=prefix, name=name)
+        return client
+
+    again = (UnreachableError, NotSecureError, *((NotPermittedError,) if wait else ()))
+    retrying = AsyncRetrying(
+        stop=stop_never if wait else stop_after_attempt(len(servers) + 1),
+        wait=wait_exponential_jitter(multiplier=RECONNECT_WAIT_SECONDS, max=2.0, jitter=0.1),
+        retry=retry_if_exception_type(again),
+        before_sleep=_say(log) if wait else None,
+        reraise=True,
+    )
+    client: Client = await retrying(once)
+    return client
+
+
+def tls_context(ca: Path | None) -> ssl.SSLContext:
+    """Return what our connections require: TLS 1.2, the server's name, and this CA only.
+
+    Raises SetupError where the CA's file cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    try:
+        if ca is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(cafile=str(ca))
+    except (OSError, ssl.SSLError) as error:
+        raise SetupError(f"transport CA {ca}: {error}") from error
+    return context
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address never leaves this machine; of names only `localhost` does."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Route:
+    """Where to connect, and how."""
+
+    def __init__(self, servers: list[str], context: ssl.SSLContext | None) -> None:
+        self.servers = servers
+        self.context = context
+        self._turn = 0
+
+    @classmethod
+    def plan(cls, servers: Sequence[str], *, ca: Path | None) -> _Route:
+        urls = [urlparse(server if "://" in server else f"nats://{server}") for server in servers]
+        if not urls:
+            raise SetupError("no server is named")
+        for url in urls:
+            if url.scheme not in ("nats", "tls") or not url.hostname:
+                raise SetupError(f"{url.geturl()}: not nats://HOST:PORT or tls://HOST:PORT")
+        secure = ca is not None or any(url.scheme == "tls" for url in urls)
+        for url in urls:
+            if not secure and not is_loopback(url.hostname or ""):
+                raise SetupError(
+                    f"{url.geturl()} is not on this machine: clear text is refused; use tls:// "
+                    "and the transport CA (ca.pem of the server's folder)"
+                )
+        return cls([url.geturl() for url in urls], tls_context(ca) if secure else None)
+
+    def next_server(
+        self, known: list[Server], _info: dict[str, Any]
+    ) -> tuple[Server | None, float]:
+        """Choose where to reconnect: round robin, and in clear text on this machine only.
+
+        nats-py adds whatever addresses a server's greeting names to those it tries.
+        """
+        if self.context is None:
+            known = [server for server in known if is_loopback(server.uri.hostname or "")]
+        self._turn += 1
+        return known[self._turn % len(known)], RECONNECT_WAIT_SECONDS
+
+
+class _Client(Client):
+    """nats-py's client, told how we connect, and what to say when something goes wrong."""
+
+    def __init__(
+        self,
+        route: _Route,
+        log: structlog.typing.FilteringBoundLogger,
+        on_permission_error: Callable[[str], None] | None,
+        on_closed: Callable[[], None] | None,
+    ) -> None:
+        super().__init__()
+        self._route = route
+        self._log = log
+        self._on_permission_error = on_permission_error
+        self._on_closed = on_closed
+        self._asked: dict[
+            str, str
+        ] = {}  # the server's errors are lower case by the time we see them
+        self._said: tuple[str, float] = ("", 0.0)
+        self._opened = False
+        self._first_error: Exception | None = None
+
+    async def open(self, *, creds: Path | None, inbox_prefix: str, name: str) -> None:
+        """Connect once: each server is tried until one answers; raises TransportError."""
+        try:
+            await self.connect(
+                self._route.servers,
+                name=name,
+                user_credentials=None if creds is None else str(creds),
+                inbox_prefix=inbox_prefix,
+                tls=self._route.context,
+                tls_handshake_first=self._route.context is not None,
+                allow_reconnect=False,  # for the first time, see below
+                max_reconnect_attempts=1,
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                reconnect_time_wait=0,  # `next_server` says how long
+                ping_interval=PING_SECONDS,
+                max_outstanding_pings=2,
+                error_cb=self._failed,
+                disconnected_cb=self._disconnected,
+                reconnected_cb=self._reconnected,
+                closed_cb=self._closed,
+                reconnect_to_server_handler=self._route.next_server,
+            )
+        except (OSError, ValueError, nats_errors.Error) as error:
+            cause = self._first_error or error
+            await self.close()
+            raise _explain(cause, self._route.servers) from error
+        self._opened = True
+        # nats-py's first connection either never fails or is never repeated: it is ours to repeat.
+        self.options["allow_reconnect"] = True
+        self.options["max_reconnect_attempts"] = -1
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: dict[str, Any] | None = None,
+    ) -> None:
+        """Publish, as nats-py does."""
+        self._remember(subject)
+        await super().publish(subject, payload, reply, headers)
+
+    async def subscribe(self, subject: str, *args: Any, **options: Any) -> Any:
+        """Subscribe, as nats-py does."""
+        self._remember(subject)
+        return await super().subscribe(subject, *args, **options)
+
+    def _remember(self, subject: str) -> None:
+        if self._on_permission_error is None or subject in self._asked:
+            return
+        if len(self._asked) >= SUBJECTS_REMEMBERED_MAX:
+            self._asked.clear()
+        self._asked[subject.lower()] = subject
+
+    async def _failed(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        refused = _REFUSED.search(text)
+        if refused is not None:
+            subject = self._asked.get(refused.group(1), refused.group(1))
+            self._log.warning("not permitted", subject=subject)
+            if self._on_permission_error is not None:
+                self._on_permission_error(subject)
+            return
+        if not self._opened:
+            self._first_error = error
+            return
+        now = asyncio.get_running_loop().time()
+        said, at = self._said
+        if text != said or now - at >= LOG_EVERY_SECONDS:
+            self._said = (text, now)
+            self._log.warning("NATS connection in trouble", error=text)
+
+    async def _disconnected(self) -> None:
+        if self._opened and not self.is_closed:
+            self._log.warning("lost the connection to nats-server; trying again")
+
+    async def _reconnected(self) -> None:
+        url = self.connected_url
+        self._log.info("connected again", server=url.netloc if url else "")
+
+    async def _closed(self) -> None:
+        if not self._opened:
+            return
+        self._log.info("connection closed", reason=str(self.last_error or "by us"))
+        if self._on_closed is not None:
+            self._on_closed()
+
+
+def _inbox_prefix(creds: Path | None) -> str:
+    if creds is None:
+        return "_INBOX"
+    try:
+        return Subjects.inbox_prefix(jwt.user_name(creds))
+    except jwt.TokenError as error:
+        raise SetupError(str(error)) from error
+
+
+def _explain(error: Exception, servers: list[str]) -> TransportError:
+    where = ", ".join(servers)
+    text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError):
+        return NotSecureError(f"{where}: no TLS with a server that our transport CA knows: {text}")
+    if "authorization" in text.lower() or "authentication" in text.lower():
+        return NotPermittedError(f"{where}: the server refuses these credentials: {text}")
+    return UnreachableError(f"{where}: {text}")
+
+
+def _say(log: structlog.typing.FilteringBoundLogger) -> Callable[[RetryCallState], None]:
+    def say(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("waiting for nats-server", attempt=state.attempt_number, error=str(error))
+
+    return say
