@@ -1,0 +1,31 @@
+"""What tests of several areas share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+
+from tests.nats import NatsCluster, NatsServer
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """One running nats-server of datacenter dc1, without streams."""
+    async with NatsServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def nats_cluster(tmp_path: Path) -> AsyncIterator[NatsCluster]:
+    """Three running nats-servers of datacenter dc1, without streams."""
+    async with NatsCluster(tmp_path) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def nc(nats_server: NatsServer) -> Client:
+    """A connection to `nats_server`."""
+    return await nats_server.client()
