@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar, Literal, dataclass_transform
+from typing import Annotated, Any, ClassVar, Literal, dataclass_transform
 
 import msgspec
 from msgspec import Meta
@@ -11,7 +11,9 @@ from msgspec import Meta
 Moment = Annotated[datetime, Meta(tz=True)]
 """A point in time; always aware, always UTC when we write it."""
 
-Sequence = Annotated[int, Meta(ge=0)]
+INT_MAX = 2**63 - 1  # of every whole number in an event: what databases and other languages hold
+
+Sequence = Annotated[int, Meta(ge=0, le=INT_MAX)]
 """A message's place in the stream, counted by JetStream from 1; 0 means "before the first"."""
 
 KeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -35,8 +37,17 @@ Partition = Annotated[int, Meta(ge=0, lt=64)]
 PARTITIONS = 64  # for the life of a ledger (architecture 3.2)
 
 
+class _NamedFields(msgspec.StructMeta):
+    """Makes every subclass keyword-only: msgspec hands down `frozen`, but not `kw_only`."""
+
+    def __new__(
+        mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any
+    ) -> Any:
+        return super().__new__(mcls, name, bases, namespace, **{"kw_only": True, **options})
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-class Struct(msgspec.Struct, frozen=True, kw_only=True):
+class Struct(msgspec.Struct, metaclass=_NamedFields, frozen=True):
     """An immutable record whose fields are named when it is made."""
 
 

@@ -22,7 +22,8 @@ from events.catalogue import (
     EventCodec,
     UnknownEventTypeError,
 )
-from events.subjects import Family, LedgerSubject
+from events.leadership import Term
+from events.subjects import BadNameError, Family, LedgerSubject
 
 CONTENT_TYPE = "application/cloudevents-batch+json"
 ENTRY_BYTES_MAX = 900_000  # below NATS's default max_payload of 1 MiB, headers included
@@ -43,7 +44,7 @@ class Envelope(Struct, omit_defaults=True):
     correlationid: str | None = None  # all events of one operation share it
     causationid: str | None = None  # id of the event or request that led to this one
     # authority entries only
-    term: Annotated[int, Meta(ge=1)] | None = None  # the leader's, that the decision was made under
+    term: Term | None = None  # the leader's, that the decision was made under
     expectedsequence: Sequence | None = None  # the authority entry that the decision was made on
     messages: Annotated[int, Meta(ge=1, le=1000)] | None = (
         None  # of the atomic append that this begins
@@ -82,8 +83,15 @@ class Recorded(Struct):
     raw: bytes  # the event's own bytes, as stored
 
 
+VoidKind = Literal["malformed", "subject", "event_id", "expected", "grant_message"]
+
+
 class VoidEntryError(ValueError):
     """An entry that every fold passes over in the same way, and that `ledger verify` names."""
+
+    def __init__(self, reason: str, *, kind: VoidKind = "malformed") -> None:
+        super().__init__(reason)
+        self.kind: VoidKind = kind  # which of the rules it breaks
 
 
 class Entry(Struct):
@@ -170,6 +178,9 @@ def decode_entry(stored: Stored, *, datacenter: str, codec: EventCodec = CODEC) 
     """
     try:
         subject = LedgerSubject.parse(stored.subject, datacenter=datacenter)
+    except BadNameError as error:
+        raise VoidEntryError(str(error), kind="subject") from error
+    try:
         raws = _BATCH.decode(stored.data)
         envelopes = [_ENVELOPE.decode(raw) for raw in raws]
     except (ValueError, RecursionError) as error:
@@ -177,7 +188,7 @@ def decode_entry(stored: Stored, *, datacenter: str, codec: EventCodec = CODEC) 
     if not envelopes:
         raise VoidEntryError("an empty list of events")
     if len({envelope.id for envelope in envelopes}) != len(envelopes):
-        raise VoidEntryError("the same event id twice in one entry")
+        raise VoidEntryError("the same event id twice in one entry", kind="event_id")
     first = envelopes[0]
     events = []
     for position, (raw, envelope) in enumerate(zip(raws, envelopes, strict=True)):
@@ -188,7 +199,9 @@ def decode_entry(stored: Stored, *, datacenter: str, codec: EventCodec = CODEC) 
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise VoidEntryError(f"{envelope.type} with malformed data: {error}") from error
         if _family(event) is not subject.family:
-            raise VoidEntryError(f"{envelope.type} does not belong on {stored.subject}")
+            raise VoidEntryError(
+                f"{envelope.type} does not belong on {stored.subject}", kind="subject"
+            )
         if subject.family is Family.AUTHORITY:
             if envelope.term is None or envelope.expectedsequence is None:
                 raise VoidEntryError("an authority event without term and expectedsequence")

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from events.base import Event, Sequence, Token
+from events.base import INT_MAX, Event, Sequence, Token
 
-Term = Annotated[int, Meta(ge=1)]
+Term = Annotated[int, Meta(ge=1, le=INT_MAX)]
 
 
 class LeadershipAcquired(Event):

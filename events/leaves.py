@@ -6,7 +6,18 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from events.base import Event, KeyId, Moment, RequestId, Sequence, Serial, Sha256, Struct, Ulid
+from events.base import (
+    INT_MAX,
+    Event,
+    KeyId,
+    Moment,
+    RequestId,
+    Sequence,
+    Serial,
+    Sha256,
+    Struct,
+    Ulid,
+)
 
 RefusalCode = Literal[
     "malformed",
@@ -71,7 +82,7 @@ class RefusalCount(Struct):
 
     code: RefusalCode
     requester: str | None
-    count: Annotated[int, Meta(ge=1)]
+    count: Annotated[int, Meta(ge=1, le=INT_MAX)]
 
 
 class LeafRefusalsCounted(Event):

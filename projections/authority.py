@@ -111,12 +111,16 @@ def fold(state: AuthorityState, stored: Stored) -> AuthorityState:
 def check_expected(state: AuthorityState, entry: Entry) -> None:
     """Raise VoidEntryError where an authority entry does not follow the one before it."""
     if entry.subject.family is not Family.AUTHORITY:
-        raise VoidEntryError(f"{entry.subject.family.value} entry where authority was expected")
+        raise VoidEntryError(
+            f"{entry.subject.family.value} entry where authority was expected", kind="subject"
+        )
     expected = entry.events[0].envelope.expectedsequence
     if expected != state.position:
-        raise VoidEntryError(f"expects authority at {expected}, but that is at {state.position}")
+        raise VoidEntryError(
+            f"expects authority at {expected}, but that is at {state.position}", kind="expected"
+        )
     if repeated := state.event_ids.intersection(e.envelope.id for e in entry.events):
-        raise VoidEntryError(f"repeats event {min(repeated)}")
+        raise VoidEntryError(f"repeats event {min(repeated)}", kind="event_id")
 
 
 def pass_over(state: AuthorityState, sequence: int, reason: str) -> AuthorityState:
