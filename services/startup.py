@@ -1,4 +1,4 @@
-"""How every worker begins: connect, and refuse to work on a server or streams that are not right."""
+"""How every worker begins: connect, and refuse a server or streams that are not right."""
 
 from __future__ import annotations
 
