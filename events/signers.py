@@ -14,7 +14,7 @@ class Assignment(Struct):
 
     signer: Ulid
     node: Token
-    slot: Annotated[int, Meta(ge=0, le=INT_MAX)]  # which of its node's signers: a restarted one has the same
+    slot: Annotated[int, Meta(ge=0, le=INT_MAX)]  # which of its node's; kept by a restarted one
     partitions: tuple[Partition, ...]  # ascending
     signing_key_id: KeyId
     rate_per_second: Annotated[float, Meta(ge=0)]  # its share of CSRMaxPerSecond; 0 = no limit
