@@ -1,0 +1,233 @@
+"""Roots and intermediates: what is signed, and the names and numbers that Consul shows of them.
+
+Nothing here holds a key of the authority. A `*_tbs` function returns the TBSCertificate, the
+caller's key store signs it, and `assemble` joins the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Final, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+from events.base import KeyType
+from services.keys.interface import PublicKey
+from services.pki import der, spiffe
+
+CA_BACKDATE: Final = timedelta(hours=1)  # for verifiers whose clocks are behind (architecture 8)
+LEAF_BACKDATE: Final = timedelta(minutes=1)  # Consul's CertificateTimeDriftBuffer
+
+
+class CertificateError(ValueError):
+    """A certificate that we were given is not one that can issue."""
+
+
+def spki_of(public_key: PublicKey) -> bytes:
+    """Return the DER SubjectPublicKeyInfo."""
+    return public_key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def key_id(public_key: PublicKey) -> str:
+    """Return a key's id: SHA-256 of its SubjectPublicKeyInfo (Consul's, section 2.4)."""
+    return hashlib.sha256(spki_of(public_key)).hexdigest()
+
+
+def key_type_and_bits(public_key: PublicKey) -> tuple[KeyType, int]:
+    """Return Consul's PrivateKeyType and PrivateKeyBits."""
+    return ("rsa" if isinstance(public_key, rsa.RSAPublicKey) else "ec"), public_key.key_size
+
+
+def public_key_of(certificate: bytes) -> PublicKey:
+    """Return the key that a certificate is for; raises CertificateError for another type."""
+    key = load(certificate).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        raise CertificateError("unsupported key type")
+    return key
+
+
+def load(certificate: bytes) -> x509.Certificate:
+    """Read a DER certificate; raises CertificateError."""
+    try:
+        return x509.load_der_x509_certificate(certificate)
+    except ValueError as error:
+        raise CertificateError(f"not a certificate: {error}") from error
+
+
+def root_id(certificate: bytes) -> str:
+    """Return Consul's CARoot.ID: colon-hex SHA-1 of the certificate, a name and no protection."""
+    return hashlib.sha1(certificate, usedforsecurity=False).digest().hex(":")
+
+
+def colon_hex(value: bytes) -> str:
+    """Return bytes as Consul shows them: lower-case octets joined by colons."""
+    return value.hex(":")
+
+
+def serial_number_uint64(certificate: bytes) -> int:
+    """Return Consul's CARoot.SerialNumber: the low 64 bits of the serial number."""
+    return load(certificate).serial_number & (2**64 - 1)
+
+
+def subject_key_id(certificate: bytes) -> bytes:
+    """Return what leaves call their issuer's key; raises CertificateError where it is not said."""
+    try:
+        return (
+            load(certificate)
+            .extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+            .value.digest
+        )
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+        raise CertificateError(f"no subject key identifier: {error}") from error
+
+
+def common_name(kind: Literal["pri", "sec"], cluster_id: str, token: str) -> str:
+    """Return a CA's common name as Consul makes it: unique, for providers that cache by subject.
+
+    `token` is at least 64 random bits in hex.
+    """
+    return f"{kind}-{_base36(int(token[:16], 16))[:8]}.consul.ca.{cluster_id[:8].lower()}.consul"
+
+
+def root_tbs(
+    *,
+    public_key: PublicKey,
+    trust_domain: str,
+    common_name: str,
+    serial: int,
+    not_before: datetime,
+    not_after: datetime,
+) -> bytes:
+    """Return the TBSCertificate of a self-signed root (Consul's, section 2.7)."""
+    subject = _name(common_name)
+    key_digest = bytes.fromhex(key_id(public_key))
+    builder = _authority(
+        subject=subject,
+        issuer=subject,
+        public_key=public_key,
+        authority_key_digest=key_digest,
+        path_length=None,
+        trust_domain=trust_domain,
+    )
+    return _tbs(builder, serial, not_before, not_after, key_type_and_bits(public_key)[0])
+
+
+def intermediate_tbs(
+    *,
+    public_key: PublicKey,
+    issuer: bytes,
+    trust_domain: str,
+    common_name: str,
+    serial: int,
+    not_before: datetime,
+    not_after: datetime,
+) -> bytes:
+    """Return the TBSCertificate of an intermediate that signs leaves and no other CA.
+
+    `issuer` is the DER of the certificate whose key will sign. Unlike Consul's, its subject is not
+    empty, and neither is its life longer than its issuer's (H9). Raises CertificateError.
+    """
+    parent = load(issuer)
+    builder = _authority(
+        subject=_name(common_name),
+        issuer=parent.subject,
+        public_key=public_key,
+        authority_key_digest=subject_key_id(issuer),
+        path_length=0,
+        trust_domain=trust_domain,
+    )
+    return _tbs(
+        builder,
+        serial,
+        max(not_before, parent.not_valid_before_utc),
+        min(not_after, parent.not_valid_after_utc),
+        key_type_and_bits(public_key_of(issuer))[0],
+    )
+
+
+def assemble(tbs: bytes, signature: bytes, signer_key_type: KeyType) -> bytes:
+    """Return the DER certificate: what was signed, by what algorithm, the signature."""
+    algorithm = der.SIGNATURE_ALGORITHM[signer_key_type]
+    return der.tlv(der.SEQUENCE, tbs + algorithm + der.tlv(der.BIT_STRING, b"\0" + signature))
+
+
+def _authority(
+    *,
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: PublicKey,
+    authority_key_digest: bytes,
+    path_length: int | None,
+    trust_domain: str,
+) -> x509.CertificateBuilder:
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=True,
+        crl_sign=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    uri = x509.UniformResourceIdentifier(spiffe.signing_id(trust_domain))
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(
+            x509.AuthorityKeyIdentifier(authority_key_digest, None, None), critical=False
+        )
+        .add_extension(x509.SubjectKeyIdentifier(bytes.fromhex(key_id(public_key))), critical=False)
+        .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
+    )
+
+
+def _tbs(
+    builder: x509.CertificateBuilder,
+    serial: int,
+    not_before: datetime,
+    not_after: datetime,
+    signer_key_type: KeyType,
+) -> bytes:
+    return (
+        builder.serial_number(serial)
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
+        .sign(_throw_away_key(signer_key_type), hashes.SHA256())
+        .tbs_certificate_bytes
+    )
+
+
+@cache
+def _throw_away_key(key_type: KeyType) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    """Return a key for pyca's builder, which gives a TBSCertificate only with a signature on it.
+
+    That signature is dropped; only the algorithm's name, which follows the key type, is kept.
+    """
+    if key_type == "rsa":
+        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _base36(value: int) -> str:
+    digits = ""
+    while value:
+        value, digit = divmod(value, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits or "0"

@@ -1,0 +1,26 @@
+"""How certificates and hashes are shown: PEM (RFC 7468) and Consul's colon-hex."""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+
+_BYTES_PER_LINE = 48  # 64 characters
+
+
+def encode(der: bytes) -> str:
+    """Return a certificate as PEM, with a newline at its end."""
+    lines = [
+        b2a_base64(der[start : start + _BYTES_PER_LINE])
+        for start in range(0, len(der), _BYTES_PER_LINE)
+    ]
+    body = b"".join(lines).decode("ascii")
+    return f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"
+
+
+def colon_hex(text: str) -> str:
+    """Return hex as Consul shows it: lower-case octets joined by colons.
+
+    An odd number of digits (a serial number without its leading zero) is made even.
+    """
+    padded = text.lower().rjust(len(text) + len(text) % 2, "0")
+    return bytes.fromhex(padded).hex(":")
