@@ -132,6 +132,7 @@ class Subjects:
         self.varz = "ca.varz"  # SYS's $SYS.REQ.SERVER.PING.VARZ, in account CA
         # signing requests
         self.sign_all = f"ca.{dc}.sign.>"
+        self.work_all = f"ca.{dc}.work.*.>"  # the same once they are mapped to partitions
 
     def grant(self, signer: str) -> str:
         """Return the subject of a signer's grants."""
@@ -149,6 +150,10 @@ class Subjects:
     def sign(self, kind: str, name: str) -> str:
         """Return the subject on which a certificate for this identity is asked for."""
         return f"ca.{self.datacenter}.sign.{kind}.{encode_name(name)}"
+
+    def sign_every(self, kind: str) -> str:
+        """Return the subjects of all identities of a kind."""
+        return f"ca.{self.datacenter}.sign.{kind}.*"
 
     def work(self, partition: int) -> str:
         """Return what the signer of a partition subscribes to."""
