@@ -33,6 +33,14 @@ class GapError(LedgerError):
     """A sequence is missing from the stream, or comes again: it is not the ledger it was."""
 
 
+class UnreachableError(LedgerError):
+    """Nobody who holds the ledger answers, now; nothing was decided or written by asking."""
+
+
+class NotAcceptedError(LedgerError):
+    """The ledger will not store it, for a reason that waiting does not change (a full disk)."""
+
+
 class Appended(Struct):
     """Where an append was stored."""
 
