@@ -92,6 +92,14 @@ def decode(token: str) -> Claims:
         raise TokenError(f"this is no NATS token: {error}") from error
 
 
+def read(file: Path) -> Claims:
+    """Read a file with nothing but a token in it; raises TokenError."""
+    try:
+        return decode(file.read_text().strip())
+    except (OSError, ValueError) as error:
+        raise TokenError(f"{file}: {error}") from error
+
+
 def write_creds(file: Path, token: str, seed: bytes) -> None:
     """Write a user's token and seed where a NATS client reads them; readable by the owner only."""
     text = (

@@ -1,0 +1,202 @@
+"""Who may publish and hear what: every allow list of the system, made from `Subjects` alone.
+
+What is not listed is refused by nats-server. A sender's *reply* subject is checked by nobody; that
+is closed by the two accounts (`accounts.py`), and by the rule that no worker has NATS's permission
+to respond (`resp`): workers answer below `_R_.` and `_INBOX.` only (architecture 6.1).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Final, assert_never
+
+from events.base import Struct
+from events.subjects import BadNameError, Subjects
+
+SIGN_KINDS: Final = ("service",)  # kinds of identities that a certificate can be asked for
+EVERY_NAME: Final = "*"
+
+CLAIMS_UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
+
+_ANSWERS: Final = ("_R_.>", "_INBOX.>")  # where those are heard who ask
+
+
+class BadGrantError(ValueError):
+    """What a user is to sign for is not written as `service.NAME` or `service.*`."""
+
+
+class Role(enum.Enum):
+    """What a user is; workers' users are named after their role."""
+
+    INIT = "init"
+    LEADER_ELECTOR = "leader-elector"
+    ROOT_MANAGER = "root-manager"
+    SIGNER = "signer"
+    REPLICATOR = "replicator"
+    SYS = "sys"
+    ADMIN = "admin"
+    AUDITOR = "auditor"
+    CLIENT = "client"
+
+
+ACCOUNT_CA: Final = (
+    Role.INIT,
+    Role.LEADER_ELECTOR,
+    Role.ROOT_MANAGER,
+    Role.SIGNER,
+    Role.REPLICATOR,
+)
+RESERVED_NAMES: Final = frozenset(role.value for role in Role)
+
+
+class Permissions(Struct):
+    """The subjects that a user may publish on, and subscribe to."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def permissions(
+    role: Role, subjects: Subjects, *, user: str | None = None, sign: Sequence[str] = ()
+) -> Permissions:
+    """Return all that a user of this role may do.
+
+    `user` is the user's name where it is not the role's; `sign` the identities a client may ask
+    certificates for (`service.web`, `service.*`). Raises BadGrantError.
+    """
+    inbox = f"{subjects.inbox_prefix(user or role.value)}.>"
+    match role:
+        case Role.INIT:
+            return Permissions(publish=_init(subjects), subscribe=(inbox,))
+        case Role.LEADER_ELECTOR:
+            return Permissions(
+                publish=(*_worker(subjects), *_leader_elector(subjects)),
+                subscribe=(inbox, subjects.live),
+            )
+        case Role.ROOT_MANAGER:
+            return Permissions(
+                publish=(*_worker(subjects), *_root_manager(subjects), *_ANSWERS),
+                subscribe=(inbox, subjects.live, subjects.roots_get),
+            )
+        case Role.SIGNER:
+            return Permissions(
+                publish=(*_worker(subjects), *_signer(subjects), *_ANSWERS),
+                subscribe=(inbox, subjects.live, subjects.work_all, subjects.sign_all),
+            )
+        case Role.REPLICATOR:
+            return Permissions(publish=_worker(subjects), subscribe=(inbox, subjects.live))
+        case Role.SYS:
+            return Permissions(publish=(CLAIMS_UPDATE,), subscribe=(inbox,))
+        case Role.ADMIN:
+            return Permissions(
+                publish=(*_reads(subjects), subjects.audit_read, subjects.sign_all),
+                subscribe=(inbox, subjects.roots_changed, subjects.live),
+            )
+        case Role.AUDITOR:
+            return Permissions(
+                publish=(*_reads(subjects), subjects.audit_read),
+                subscribe=(inbox, subjects.roots_changed, subjects.live),
+            )
+        case Role.CLIENT:
+            asks = tuple(sign_subject(subjects, identity) for identity in sign)
+            return Permissions(
+                publish=(*_reads(subjects), *asks), subscribe=(inbox, subjects.roots_changed)
+            )
+        case _:
+            assert_never(role)
+
+
+def sign_subject(subjects: Subjects, identity: str) -> str:
+    """Return where `service.web`, or all of `service.*`, is asked for; raises BadGrantError."""
+    kind, dot, name = identity.partition(".")
+    if kind not in SIGN_KINDS or not dot:
+        raise BadGrantError(
+            f"{identity!r} is not written as KIND.NAME with KIND one of {SIGN_KINDS}"
+        )
+    if name == EVERY_NAME:
+        return subjects.sign_every(kind)
+    try:
+        return subjects.sign(kind, name)
+    except BadNameError as error:
+        raise BadGrantError(f"{identity!r}: {error}") from error
+
+
+def streams_of(subjects: Subjects) -> tuple[str, ...]:
+    """Return every stream of the system; workers check the settings of all of them."""
+    buckets = (subjects.lease_bucket, subjects.root_keys_bucket, subjects.signing_keys_bucket)
+    return (
+        subjects.ledger_stream,
+        subjects.roots_stream,
+        *(subjects.stream_of_bucket(bucket) for bucket in buckets),
+    )
+
+
+def _worker(subjects: Subjects) -> tuple[str, ...]:
+    """Return what every worker does: check the server and the streams, and read the ledger."""
+    return (*_check(subjects), *_read_stream(subjects.ledger_stream))
+
+
+def _check(subjects: Subjects) -> tuple[str, ...]:
+    infos = (f"$JS.API.STREAM.INFO.{stream}" for stream in streams_of(subjects))
+    return (subjects.varz, *infos)
+
+
+def _read_stream(stream: str) -> tuple[str, ...]:
+    return (
+        f"$JS.API.STREAM.MSG.GET.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}.>",  # by subject
+    )
+
+
+def _read_bucket(subjects: Subjects, bucket: str) -> tuple[str, ...]:
+    return _read_stream(subjects.stream_of_bucket(bucket))
+
+
+def _init(subjects: Subjects) -> tuple[str, ...]:
+    verbs = ("CREATE", "UPDATE")  # nobody may delete or purge
+    changes = (
+        f"$JS.API.STREAM.{verb}.{stream}" for verb in verbs for stream in streams_of(subjects)
+    )
+    return (*_check(subjects), *changes)
+
+
+def _leader_elector(subjects: Subjects) -> tuple[str, ...]:
+    return (
+        subjects.authority,
+        *_read_bucket(subjects, subjects.lease_bucket),
+        subjects.key(subjects.lease_bucket, subjects.leader_lease()),
+    )
+
+
+def _root_manager(subjects: Subjects) -> tuple[str, ...]:
+    leases = subjects.stream_of_bucket(subjects.lease_bucket)
+    return (
+        subjects.authority,
+        subjects.grant("*"),
+        subjects.roots_log,
+        *_read_stream(subjects.roots_stream),
+        *_read_bucket(subjects, subjects.lease_bucket),
+        f"$JS.API.CONSUMER.CREATE.{leases}.>",  # to watch the leases
+        f"$JS.API.CONSUMER.DELETE.{leases}.>",
+        f"$JS.FC.{leases}.>",
+        *_read_bucket(subjects, subjects.root_keys_bucket),
+        subjects.key(subjects.root_keys_bucket, ">"),
+        *_read_bucket(subjects, subjects.signing_keys_bucket),
+        subjects.key(subjects.signing_keys_bucket, ">"),
+    )
+
+
+def _signer(subjects: Subjects) -> tuple[str, ...]:
+    return (
+        subjects.leaves("*"),
+        *_read_bucket(subjects, subjects.lease_bucket),
+        subjects.key(subjects.lease_bucket, subjects.signer_lease("*")),
+        *_read_bucket(subjects, subjects.signing_keys_bucket),
+    )
+
+
+def _reads(subjects: Subjects) -> tuple[str, ...]:
+    """Return what every user of CLIENTS may ask for."""
+    return (subjects.roots_get, subjects.roots_read)

@@ -1,0 +1,138 @@
+"""What nats-server is started with: one server, or one of a cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.transport import is_loopback
+
+
+class ClearTextError(Exception):
+    """A listener that other machines reach would speak in clear text."""
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files of a server: its transport CA, its certificate, its key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The other servers; their streams are replicated among all."""
+
+    name: str
+    listen: str
+    port: int
+    routes: Sequence[str]  # HOST:PORT of each server's cluster listener, its own included or not
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server. Relative paths are relative to the folder that its configuration is in."""
+
+    name: str  # unique in a cluster
+    datacenter: str
+    listen: str  # address
+    port: int
+    store: Path  # JetStream's folder: the ledger's bytes
+    accounts_conf: str  # the file that says whom it trusts, relative to this configuration
+    tls: TlsFiles | None = None
+    cluster: Cluster | None = None
+
+
+def render(server: Server) -> str:
+    """Return the configuration of a server.
+
+    Raises ClearTextError where an address that is not loopback would be served without TLS.
+    """
+    _refuse_clear_text(server)
+    blocks = [
+        f"server_name: {_text(server.name)}",
+        f"listen: {_text(_address(server.listen, server.port))}",
+        "# A silent cut is noticed within seconds, not when TCP gives up.",
+        'ping_interval: "1s"',
+        "ping_max: 2",
+        _jetstream(server),
+        f"include {_text(server.accounts_conf)}",
+    ]
+    if server.tls is not None:
+        # A client that speaks in clear text is greeted only after this time; ours never do.
+        blocks.append(_tls(server.tls, 'handshake_first: "auto"'))
+    if server.cluster is not None:
+        blocks.append(_cluster(server.cluster, server.tls))
+    return "\n".join(blocks) + "\n"
+
+
+def render_accounts(
+    *, operator: str, system_account: str, accounts: Mapping[str, str], resolver: Path
+) -> str:
+    """Return whom a server trusts: the operator's token, and those of accounts by public key.
+
+    The resolver keeps accounts that are pushed while it runs in a folder of its own, where a newer
+    token replaces an older one.
+    """
+    preload = "\n".join(f"  {account}: {token}" for account, token in accounts.items())
+    return (
+        f"operator: {operator}\n"
+        f"system_account: {system_account}\n"
+        f"resolver {{ type: full, dir: {_text(str(resolver))} }}\n"
+        f"resolver_preload {{\n{preload}\n}}\n"
+    )
+
+
+def _refuse_clear_text(server: Server) -> None:
+    listeners = [server.listen, *([server.cluster.listen] if server.cluster else [])]
+    for address in listeners:
+        if server.tls is None and not is_loopback(address):
+            raise ClearTextError(
+                f"{address} is not a loopback address: other machines reach it, so it needs TLS"
+            )
+
+
+def _jetstream(server: Server) -> str:
+    # sync_interval: the default flushes every two minutes, and loses acknowledged appends.
+    # limits: abandoned batches must not keep a rotation from being appended (nats.md, 11).
+    return (
+        "jetstream {\n"
+        f"  store_dir: {_text(str(server.store))}\n"
+        f"  domain: {_text(server.datacenter)}\n"
+        "  sync_interval: always\n"
+        '  limits { batch { max_inflight_per_stream: 400, timeout: "2s" } }\n'
+        "}"
+    )
+
+
+def _cluster(cluster: Cluster, tls: TlsFiles | None) -> str:
+    routes = ", ".join(_text(f"nats-route://{route}") for route in cluster.routes)
+    lines = [
+        "cluster {",
+        f"  name: {_text(cluster.name)}",
+        f"  listen: {_text(_address(cluster.listen, cluster.port))}",
+        f"  routes: [{routes}]",
+    ]
+    if tls is not None:
+        lines.append(f"  {_tls(tls, 'verify: true')}")  # servers show each other certificates
+    return "\n".join([*lines, "}"])
+
+
+def _tls(tls: TlsFiles, also: str) -> str:
+    return (
+        f"tls {{ cert_file: {_text(str(tls.certificate))}, key_file: {_text(str(tls.key))}, "
+        f'ca_file: {_text(str(tls.ca))}, min_version: "1.2", {also} }}'
+    )
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _text(value: str) -> str:
+    """Quote a value: nats-server reads JSON's strings."""
+    return json.dumps(value)

@@ -1,0 +1,257 @@
+"""Users of account CLIENTS: added, listed and revoked while everything runs.
+
+Adding takes the signing key of CLIENTS, which can make no worker; no server is asked. Revoking
+signs a new token of the account with the operator's signing key, and tells the server.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+from nats import errors as nats_errors
+
+from events.base import Struct
+from services import transport
+from services.breakpoints import reached
+from services.clock import Clock
+from services.nats_access import contexts, jwt, seeds
+from services.nats_access.accounts import user_claims
+from services.nats_access.files import write_atomically
+from services.nats_access.layout import CLIENTS_SIGNING, OPERATOR_SIGNING, NatsLayout
+from services.nats_access.permissions import (
+    CLAIMS_UPDATE,
+    RESERVED_NAMES,
+    Permissions,
+    Role,
+    permissions,
+)
+from services.nats_access.server_config import render_accounts
+
+PUSH_SECONDS_MAX: Final = 5.0
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class UserError(Exception):
+    """A user that cannot be added or revoked; the text says why."""
+
+
+class User(Struct):
+    """An entry of the register: public."""
+
+    name: str
+    role: Literal["admin", "auditor", "client"]
+    sign: tuple[str, ...]  # `service.web`, `service.*`; an admin may sign all
+    keys: tuple[str, ...]  # public keys ever given out under this name, the newest last
+    issued: datetime
+    expires: datetime | None = None
+    revoked: datetime | None = None
+
+
+class UserFiles(Struct):
+    """What a user is given: this is all it needs, with the transport CA where there is TLS."""
+
+    creds: Path
+    context: Path
+
+
+class _Reply(Struct):
+    """The server's answer to a new account token."""
+
+    data: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+
+def add_user(
+    layout: NatsLayout,
+    name: str,
+    *,
+    sign: Sequence[str],
+    expires: timedelta | None,
+    kek: bytes,
+    clock: Clock,
+) -> UserFiles:
+    """Make a user who may ask certificates for these identities; it can connect at once.
+
+    Raises UserError (a name that is taken or is none), BadGrantError, SeedError, ContextError where
+    no server was started here yet.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name!r} is no user's name: 1 to 64 of A-Z, a-z, 0-9, _ and -")
+    if name in RESERVED_NAMES:
+        raise UserError(f"{name} is a name of caledger's own")
+    allowed = permissions(Role.CLIENT, layout.subjects, user=name, sign=sign)
+    where = contexts.read(layout.context(Role.ADMIN.value))
+    now = clock.now()
+    with locked(layout):
+        known = find(layout, name)
+        if known is not None and known.revoked is None:
+            raise UserError(f"{name} exists already; revoke it first")
+        signer = seeds.load(layout.seed(CLIENTS_SIGNING), kek)
+        entry = User(
+            name=name,
+            role="client",
+            sign=tuple(sign),
+            keys=known.keys if known else (),
+            issued=now,
+            expires=None if expires is None else now + expires,
+        )
+        register(layout, entry, allowed, signer)
+        context = contexts.write(layout, name, url=where.url, ca=where.ca_file)
+    return UserFiles(creds=layout.client_creds(name), context=context)
+
+
+def list_users(layout: NatsLayout) -> list[User]:
+    """Return every user of CLIENTS, revoked ones included, by name."""
+    found = (find(layout, file.stem) for file in sorted(layout.users.glob("*.json")))
+    return [user for user in found if user is not None]
+
+
+def find(layout: NatsLayout, name: str) -> User | None:
+    """Return a user's entry, None where there is none; raises UserError."""
+    file = layout.user(name)
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=User)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def register(layout: NatsLayout, entry: User, allowed: Permissions, signer: seeds.Nkey) -> None:
+    """Give a user a key and write down that it has one; the caller holds the lock."""
+    key = seeds.Nkey.generate(seeds.Kind.USER)
+    entry = msgspec.structs.replace(entry, keys=(*entry.keys, key.public))
+    _write(layout, entry)  # first: a key that is not written down could not be revoked
+    reached("user.registered")
+    issue(
+        layout.client_creds(entry.name),
+        key,
+        name=entry.name,
+        allowed=allowed,
+        signer=signer,
+        account=jwt.read(layout.token("clients")).sub,
+        issued=entry.issued,
+        expires=entry.expires,
+    )
+
+
+def issue(
+    creds: Path,
+    key: seeds.Nkey,
+    *,
+    name: str,
+    allowed: Permissions,
+    signer: seeds.Nkey,
+    account: str,
+    issued: datetime,
+    expires: datetime | None = None,
+) -> None:
+    """Write the creds of a user of an account, signed by one of the account's signing keys."""
+    token = jwt.encode(
+        signer,
+        subject=key.public,
+        name=name,
+        nats=user_claims(account, publish=allowed.publish, subscribe=allowed.subscribe),
+        issued=issued,
+        expires=expires,
+    )
+    jwt.write_creds(creds, token, key.seed)
+
+
+async def revoke_user(
+    layout: NatsLayout,
+    name: str,
+    *,
+    kek: bytes,
+    servers: Sequence[str],
+    ca: Path | None,
+    clock: Clock,
+) -> None:
+    """Shut a user out: connections of its are cut at once, and it never gets in again.
+
+    Repeating it is harmless. Once the new token of the account is written here, every start of a
+    server from this folder has it; so where a server cannot be told, this raises TransportError or
+    UserError, and to repeat it is enough. Raises UserError, SeedError too.
+    """
+    now = clock.now()
+    with locked(layout):
+        entry = find(layout, name)
+        if entry is None:
+            raise UserError(f"there is no user {name}")
+        signer = seeds.load(layout.seed(OPERATOR_SIGNING), kek)
+        token = _without(layout, entry, signer, now)
+        write_atomically(layout.token("clients"), token.encode())
+        reached("user.token_written")
+        write_accounts_conf(layout)
+        await _push(layout, token, servers=servers, ca=ca)
+        reached("user.pushed")
+        if entry.revoked is None:
+            _write(layout, msgspec.structs.replace(entry, revoked=now))
+        layout.client_creds(name).unlink(missing_ok=True)
+        layout.context(name).unlink(missing_ok=True)
+
+
+def write_accounts_conf(layout: NatsLayout) -> None:
+    """Write whom the server trusts, as the tokens in this folder say."""
+    tokens = [layout.token(name).read_text().strip() for name in ("sys", "ca", "clients")]
+    content = render_accounts(
+        operator=layout.token("operator").read_text().strip(),
+        system_account=jwt.decode(tokens[0]).sub,
+        accounts={jwt.decode(token).sub: token for token in tokens},
+        resolver=layout.resolver.resolve(),
+    ).encode()
+    file = layout.accounts_conf
+    if not file.exists() or file.read_bytes() != content:
+        write_atomically(file, content, mode=0o600)
+
+
+@contextmanager
+def locked(layout: NatsLayout) -> Iterator[None]:
+    """Hold the lock of whoever changes users or tokens; waits for it."""
+    layout.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with layout.lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _without(layout: NatsLayout, entry: User, signer: seeds.Nkey, now: datetime) -> str:
+    """Return the token of CLIENTS that revokes all keys of a user, signed anew."""
+    claims = jwt.read(layout.token("clients"))
+    until = max(int(now.timestamp()), int(entry.issued.timestamp()))
+    revoked = claims.nats.get("revocations", {}) | dict.fromkeys(entry.keys, until)
+    # The server keeps the newer of two tokens, and counts in seconds.
+    issued = max(now, datetime.fromtimestamp(claims.iat + 1, tz=now.tzinfo))
+    return jwt.encode(
+        signer,
+        subject=claims.sub,
+        name=claims.name,
+        nats={**claims.nats, "revocations": revoked},
+        issued=issued,
+    )
+
+
+async def _push(layout: NatsLayout, token: str, *, servers: Sequence[str], ca: Path | None) -> None:
+    creds = layout.creds(Role.SYS.value)
+    nc = await transport.connect(servers, creds=creds, ca=ca, name="caledger user revoke")
+    try:
+        answer = await nc.request(CLAIMS_UPDATE, token.encode(), timeout=PUSH_SECONDS_MAX)
+        reply = msgspec.json.decode(answer.data, type=_Reply)
+    except (nats_errors.Error, msgspec.MsgspecError) as error:
+        raise UserError(f"the server does not say that it shut the user out: {error}") from error
+    finally:
+        await nc.close()
+    if reply.error is not None or reply.data is None or reply.data.get("code") != 200:
+        raise UserError(f"the server refused the account's new token: {reply.error or reply.data}")
+
+
+def _write(layout: NatsLayout, entry: User) -> None:
+    content = msgspec.json.format(msgspec.json.encode(entry), indent=2) + b"\n"
+    write_atomically(layout.user(entry.name), content)
