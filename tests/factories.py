@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from events.base import KeyType
+from events.base import KeyType, Struct
 from services.pki import certificates, leaf, spiffe
 
 CLUSTER_ID: Final = "11111111-2222-3333-4444-555555555555"
@@ -213,6 +213,56 @@ def leaf_certificate(
         not_after=not_after,
     )
     return signed(tbs, issuer_key)
+
+
+class Hierarchy(Struct):
+    """A root and the intermediate below it that signs leaves, with their keys' numbers."""
+
+    root: bytes
+    root_key: tuple[str, int]
+    intermediate: bytes
+    signing_key: tuple[str, int]
+
+    def leaf(
+        self,
+        *,
+        key: CaPrivateKey | None = None,
+        uri: str = WEB,
+        serial: int = SERIAL + 2,
+        now: datetime = NOW,
+        ttl_seconds: int = 72 * 3600,
+    ) -> bytes:
+        """Return a leaf signed by the intermediate, DER."""
+        return leaf_certificate(
+            issuer=self.intermediate,
+            issuer_key=ca_key(*self.signing_key),
+            key=key,
+            uri=uri,
+            serial=serial,
+            now=now,
+            ttl_seconds=ttl_seconds,
+        )
+
+
+def hierarchy(
+    *, root_kind: str = "p256", signing_kind: str = "p256", now: datetime = NOW
+) -> Hierarchy:
+    """Return a root and an intermediate that are good at `now`."""
+    top, below = ca_key(root_kind), ca_key(signing_kind, 1)
+    begin = now - certificates.CA_BACKDATE
+    anchor = root(key=top, not_before=begin, not_after=now + timedelta(days=3650))
+    return Hierarchy(
+        root=anchor,
+        root_key=(root_kind, 0),
+        intermediate=intermediate(
+            key=below,
+            issuer=anchor,
+            issuer_key=top,
+            not_before=begin,
+            not_after=now + timedelta(days=365),
+        ),
+        signing_key=(signing_kind, 1),
+    )
 
 
 def service_uri(

@@ -24,6 +24,7 @@ from services.pki.certificates import spki_of
 from services.refusals import RefusedError
 
 MAX_BYTES: Final = 64 * 1024
+MESSAGE_MAX: Final = 1000  # characters; a refusal may repeat what the request said
 
 _BEGIN = re.compile(rb"^-----BEGIN ([^-\r\n]*)-----", re.MULTILINE)
 _BLOCK = re.compile(
@@ -63,21 +64,21 @@ def read(body: bytes) -> bytes:
     does not get an answer to one.
     """
     if len(body) > MAX_BYTES:
-        raise RefusedError("too_large", f"a signing request has at most {MAX_BYTES} bytes")
+        raise _refused("too_large", f"a signing request has at most {MAX_BYTES} bytes")
     if body.startswith(_DER_SEQUENCE):
         return body
     begin = _BEGIN.search(body)
     if begin is None:
-        raise RefusedError("malformed", "no PEM-encoded data found")
+        raise _refused("malformed", "no PEM-encoded data found")
     if begin[1] != b"CERTIFICATE REQUEST":
-        raise RefusedError("malformed", "first PEM-block should be CERTIFICATE REQUEST type")
+        raise _refused("malformed", "first PEM-block should be CERTIFICATE REQUEST type")
     block = _BLOCK.fullmatch(body, begin.start())
     if block is None:
-        raise RefusedError("malformed", "the PEM block is not whole, or something follows it")
+        raise _refused("malformed", "the PEM block is not whole, or something follows it")
     try:
         return binascii.a2b_base64(block[1].translate(None, b"\r\n \t"), strict_mode=True)
     except binascii.Error as error:
-        raise RefusedError("malformed", f"the PEM block is not base64: {error}") from error
+        raise _refused("malformed", f"the PEM block is not base64: {error}") from error
 
 
 def check(der: bytes, *, identity: str, trust_domain: str, datacenter: str) -> CheckedCsr:
@@ -88,7 +89,7 @@ def check(der: bytes, *, identity: str, trust_domain: str, datacenter: str) -> C
     the signature (H8), the kind of key, names beside the URI, the exact text of the URI.
     """
     if len(der) > MAX_BYTES:
-        raise RefusedError("too_large", f"a signing request has at most {MAX_BYTES} bytes")
+        raise _refused("too_large", f"a signing request has at most {MAX_BYTES} bytes")
     try:
         request = x509.load_der_x509_csr(der)
     except _UNREADABLE as error:
@@ -99,7 +100,7 @@ def check(der: bytes, *, identity: str, trust_domain: str, datacenter: str) -> C
     _check_uri(uri, identity=identity, trust_domain=trust_domain, datacenter=datacenter)
     spki = spki_of(key)
     if spki not in der:
-        raise RefusedError("malformed", "the public key is not written in its one canonical form")
+        raise _refused("malformed", "the public key is not written in its one canonical form")
     return CheckedCsr(
         spki=spki,
         key_id=hashlib.sha256(spki).hexdigest(),
@@ -112,7 +113,7 @@ def _accepted_key(request: x509.CertificateSigningRequest) -> PublicKey:
     try:
         key = request.public_key()
     except UnsupportedAlgorithm as error:
-        raise RefusedError("key_not_allowed", f"unsupported key: {error}") from error
+        raise _refused("key_not_allowed", f"unsupported key: {error}") from error
     except _UNREADABLE as error:
         _malformed(error)
     match key:
@@ -127,7 +128,7 @@ def _accepted_key(request: x509.CertificateSigningRequest) -> PublicKey:
             found = f"RSA {key.key_size} with exponent {exponent:.20}"
         case _:
             found = type(key).__name__.removesuffix("PublicKey")
-    raise RefusedError(
+    raise _refused(
         "key_not_allowed",
         f"keys are EC P-256 or P-384, or RSA 2048 to 4096 with exponent 65537, not {found}",
     )
@@ -138,11 +139,11 @@ def _verify_signature(request: x509.CertificateSigningRequest) -> None:
         strong = isinstance(request.signature_hash_algorithm, _SIGNATURE_HASHES)
         valid = strong and request.is_signature_valid
     except _UNREADABLE as error:
-        raise RefusedError("bad_signature", f"CSR signature cannot be verified: {error}") from error
+        raise _refused("bad_signature", f"CSR signature cannot be verified: {error}") from error
     if not strong:
-        raise RefusedError("bad_signature", "CSR signature needs SHA-256, SHA-384 or SHA-512")
+        raise _refused("bad_signature", "CSR signature needs SHA-256, SHA-384 or SHA-512")
     if not valid:
-        raise RefusedError("bad_signature", "CSR signature does not verify with its own key")
+        raise _refused("bad_signature", "CSR signature does not verify with its own key")
 
 
 def _names(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]:
@@ -150,7 +151,7 @@ def _names(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]:
     try:
         asked = [each for each in request.attributes if each.oid in _EXTENSION_REQUESTS]
         if len(asked) > 1:
-            raise RefusedError("malformed", "more than one extension request")
+            raise _refused("malformed", "more than one extension request")
         san = request.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return []
@@ -162,23 +163,23 @@ def _names(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]:
 def _only_uri(names: list[x509.GeneralName]) -> str:
     uris = [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
     if len(uris) != 1:
-        raise RefusedError("uri_count", f"CSR SAN contains an invalid number of URIs: {len(uris)}")
+        raise _refused("uri_count", f"CSR SAN contains an invalid number of URIs: {len(uris)}")
     if any(isinstance(name, x509.RFC822Name) for name in names):
-        raise RefusedError("email_san", "CSR SAN does not allow specifying email addresses")
+        raise _refused("email_san", "CSR SAN does not allow specifying email addresses")
     if len(names) != 1:
-        raise RefusedError("san_not_allowed", "CSR SAN does not allow names other than one URI")
+        raise _refused("san_not_allowed", "CSR SAN does not allow names other than one URI")
     return uris[0]
 
 
 def _check_uri(uri: str, *, identity: str, trust_domain: str, datacenter: str) -> None:
     if len(uri) > spiffe.MAX_LENGTH:
-        raise RefusedError("identity_mismatch", "SPIFFE ID in CSR is too long")
+        raise _refused("identity_mismatch", "SPIFFE ID in CSR is too long")
     try:
         asked = spiffe.parse(uri)
     except spiffe.SpiffeIdError as error:
-        raise RefusedError("identity_mismatch", str(error)) from error
+        raise _refused("identity_mismatch", str(error)) from error
     if isinstance(asked, spiffe.ServerId | spiffe.SigningId):
-        raise RefusedError(
+        raise _refused(
             "identity_mismatch", "SPIFFE ID in CSR must be a service, mesh-gateway, or agent ID"
         )
     if not isinstance(asked, spiffe.AgentId) and asked.datacenter != datacenter:
@@ -186,12 +187,17 @@ def _check_uri(uri: str, *, identity: str, trust_domain: str, datacenter: str) -
     if asked.trust_domain.lower() != trust_domain:
         _differs("wrong_trust_domain", "trust domain", asked.trust_domain, trust_domain)
     if uri != identity:
-        raise RefusedError("identity_mismatch", f"SPIFFE ID in CSR is {uri}, not {identity}")
+        raise _refused("identity_mismatch", f"SPIFFE ID in CSR is {uri}, not {identity}")
 
 
 def _differs(code: RefusalCode, what: str, theirs: str, ours: str) -> Never:
-    raise RefusedError(code, f"SPIFFE ID in CSR from a different {what}: {theirs}, we are {ours}")
+    raise _refused(code, f"SPIFFE ID in CSR from a different {what}: {theirs}, we are {ours}")
 
 
 def _malformed(error: Exception) -> Never:
-    raise RefusedError("malformed", f"not a signing request: {error}") from error
+    raise _refused("malformed", f"not a signing request: {error}") from error
+
+
+def _refused(code: RefusalCode, message: str) -> RefusedError:
+    """Return the refusal in plain ASCII of bounded length: it goes into headers and the ledger."""
+    return RefusedError(code, message.encode("unicode_escape").decode("ascii")[:MESSAGE_MAX])

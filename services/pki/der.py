@@ -29,9 +29,9 @@ def tlv(tag: int, content: bytes) -> bytes:
     return bytes((tag, 0x80 | len(length))) + length + content
 
 
-def integer(value: int) -> bytes:
-    """Return a positive INTEGER in the fewest octets that keep it positive."""
-    assert value > 0, "certificates hold positive integers only"
+def serial_number(value: int) -> bytes:
+    """Return a serial number: a positive INTEGER of at most 20 octets (RFC 5280, 4.1.2.2)."""
+    assert 0 < value < 1 << 159, "a serial number is positive and has at most 20 octets"
     return tlv(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 

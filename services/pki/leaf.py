@@ -86,7 +86,7 @@ class LeafTemplate:
         return der.tlv(
             der.SEQUENCE,
             _VERSION_3
-            + der.integer(serial)
+            + der.serial_number(serial)
             + self._algorithm_and_issuer
             + der.tlv(der.SEQUENCE, der.time(not_before) + der.time(not_after))
             + _EMPTY_SUBJECT

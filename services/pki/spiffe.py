@@ -62,7 +62,7 @@ _URI = re.compile(
     r"(?P<path>[^?#]*)(?:\?[^#]*)?(?:#.*)?",
     re.DOTALL,
 )  # RFC 3986, appendix B
-_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_NO_URI = re.compile(r"%(?![0-9A-Fa-f]{2})|[\x00-\x20\x7f]")  # half an escape, control characters
 _SERVICE = re.compile(r"(?:/ap/([^/]+))?/ns/([^/]+)/dc/([^/]+)/svc/([^/]+)")
 _AGENT = re.compile(r"(?:/ap/([^/]+))?/agent/client/dc/([^/]+)/id/([^/]+)")
 _MESH_GATEWAY = re.compile(r"(?:/ap/([^/]+))?/gateway/mesh/dc/([^/]+)")
@@ -92,10 +92,7 @@ def check_trust_domain(name: str) -> str:
 
 def service_id(trust_domain: str, datacenter: str, service: str) -> str:
     """Return a service's SPIFFE id; raises SpiffeIdError where there can be none."""
-    if not datacenter or not service:
-        raise SpiffeIdError("a service's SPIFFE ID needs a datacenter and a service")
-    dc, name = _escape(datacenter), _escape(service)
-    uri = f"spiffe://{trust_domain}/ns/default/dc/{dc}/svc/{name}"
+    uri = f"spiffe://{trust_domain}/ns/default/dc/{_escape(datacenter)}/svc/{_escape(service)}"
     if len(uri) > MAX_LENGTH:
         raise SpiffeIdError(f"SPIFFE ID is longer than {MAX_LENGTH} bytes")
     return uri
@@ -109,20 +106,18 @@ def signing_id(trust_domain: str) -> str:
 def parse(uri: str) -> SpiffeId:
     """Read a SPIFFE id as Consul does; raises SpiffeIdError with Consul's texts.
 
-    As lenient as Consul: host in any case, port, query, fragment. Whoever decides by a name
+    As lenient as Consul: host in any case, user, port, query, fragment. Whoever decides by a name
     compares the text of the whole URI too.
     """
     parts = _URI.fullmatch(uri)
     if parts is None or (parts["scheme"] or "").lower() != "spiffe":
         raise SpiffeIdError("SPIFFE ID must have 'spiffe' scheme")
-    if _BAD_ESCAPE.search(uri):
-        raise SpiffeIdError(f"SPIFFE ID is not in the expected format: {uri}")
-    host = (parts["authority"] or "").rpartition("@")[2]
-    path = parts["path"]
-    if parts["authority"] is not None and (found := _with_path(host, path)):
-        return found
-    if path == "" and host.find(".") > 0:
-        return SigningId(trust_domain=host)
+    if not _NO_URI.search(uri):
+        host, path = (parts["authority"] or "").rpartition("@")[2], parts["path"]
+        if found := _with_path(host, path):
+            return found
+        if path == "" and host.find(".") > 0:
+            return SigningId(trust_domain=host)
     raise SpiffeIdError(f"SPIFFE ID is not in the expected format: {uri}")
 
 
@@ -168,5 +163,10 @@ def _unescape(what: str, escaped: str) -> str:
 
 
 def _escape(segment: str) -> str:
-    """Escape as Go's url.PathEscape does."""
-    return quote(segment, safe="$&+=:@")
+    """Escape as Go's url.PathEscape does; raises SpiffeIdError for what is no path segment."""
+    if segment in {"", ".", ".."}:  # SPIFFE-ID, section 2.2
+        raise SpiffeIdError(f"{segment!r} cannot be part of a SPIFFE ID")
+    try:
+        return quote(segment, safe="$&+=:@", errors="strict")
+    except UnicodeEncodeError as error:
+        raise SpiffeIdError(f"{segment!r} cannot be written as UTF-8") from error
