@@ -41,6 +41,26 @@ class InitialSection(Section):
     csr_max_per_second: float = 50.0
 
 
+class EmbeddedSection(Section):
+    """The nats-server that `caledger dev` runs on this node; absent where it runs elsewhere."""
+
+    listen: str = "127.0.0.1"  # address; any that is not loopback needs TLS
+    port: Annotated[int, Meta(ge=1, le=65535)] = 4222
+    tls: bool = False
+
+    @property
+    def reach(self) -> str:
+        """Return the address that this machine reaches it by."""
+        wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+        return wildcards.get(self.listen, self.listen)
+
+    @property
+    def url(self) -> str:
+        """Return where clients on this machine connect."""
+        host = f"[{self.reach}]" if ":" in self.reach else self.reach
+        return f"{'tls' if self.tls else 'nats'}://{host}:{self.port}"
+
+
 class NodeConfig(Section):
     """All of it. Relative paths are relative to the file's own folder."""
 
@@ -50,6 +70,7 @@ class NodeConfig(Section):
     nats: NatsSection
     keys: KeysSection
     initial: InitialSection = InitialSection()
+    embedded: EmbeddedSection | None = None
     lease_seconds: Annotated[int, Meta(ge=1, le=60)] = 3  # of the leader's and the signers' leases
 
     @property

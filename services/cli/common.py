@@ -1,0 +1,230 @@
+"""What all commands share: exit codes, how errors are told, and how the server is found."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import sys
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from services.config import NodeConfig
+
+T = TypeVar("T")
+
+DEFAULT_DATA: Final = Path(".caledger")
+DEFAULT_DATACENTER: Final = "dc1"
+
+
+class Exit(enum.IntEnum):
+    """What every command ends with."""
+
+    OK = 0
+    FAULT = 1  # refused, or a fault found
+    USAGE = 2
+    UNREACHABLE = 3  # or no answer in time
+    NOT_PERMITTED = 4
+
+
+class CliError(Exception):
+    """The command ends here: one line for the user, and how it ends."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Folder of a caledger node (else CALEDGER_DATA, else ./.caledger).",
+        rich_help_panel="Where",
+    ),
+]
+ContextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--context",
+        metavar="NAME",
+        help="Context of the `nats` command line (in XDG_CONFIG_HOME/nats/context).",
+        rich_help_panel="Where",
+    ),
+]
+UserOption = Annotated[
+    str | None,
+    typer.Option(
+        "--user",
+        metavar="NAME",
+        help="Which user of the node's folder to be.",
+        rich_help_panel="Where",
+    ),
+]
+DatacenterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--datacenter",
+        metavar="NAME",
+        help="Datacenter to speak to (else the folder's own, else dc1).",
+        rich_help_panel="Where",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, as programs want it.")]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Folder of the node (else CALEDGER_DATA, else ./.caledger).",
+    ),
+]
+
+
+def say(message: str) -> None:
+    """Write a line for people, where it does not mix with output for programs."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def run(work: Coroutine[Any, Any, T], *, talkative: bool = False) -> T:
+    """Run a command's work; typed errors of whatever it uses become a CliError.
+
+    `talkative`: for commands that wait until Ctrl-C, which is how they end; the connection's
+    troubles are told as they happen.
+    """
+    from services.process import log_to_stderr
+
+    log_to_stderr(level="warning" if talkative else "critical")
+    try:
+        with told():
+            return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.OK if talkative else 130) from None
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn the typed errors of what is called into one line and an exit code."""
+    from services.cli.errors import judge
+
+    try:
+        yield
+    except Exception as error:
+        judged = judge(error)
+        if judged is None:
+            raise
+        raise judged from error
+
+
+def node_of(data: Path | None) -> NodeConfig:
+    """Return the configuration of a node's folder; raises CliError."""
+    from services import config
+    from services.setup_node import config_file
+
+    with told():
+        return config.load(config_file(folder(data)))
+
+
+def folder(data: Path | None) -> Path:
+    """Return the node's folder: named, or from CALEDGER_DATA, or the default."""
+    named = os.environ.get("CALEDGER_DATA")
+    return data or (Path(named) if named else DEFAULT_DATA)
+
+
+class Target:
+    """A server, and whom to be there."""
+
+    def __init__(
+        self, servers: tuple[str, ...], creds: Path | None, ca: Path | None, datacenter: str
+    ) -> None:
+        self.servers = servers
+        self.creds = creds
+        self.ca = ca
+        self.datacenter = datacenter
+
+
+def find(
+    *,
+    data: Path | None,
+    context: str | None,
+    user: str | None,
+    datacenter: str | None,
+    default_user: str = "admin",
+    environment: Mapping[str, str] = os.environ,
+) -> Target:
+    """Find the server and the credentials.
+
+    In this order: `--data`, `--context`, CALEDGER_DATA, NATS_URL (with NATS_CREDS and NATS_CA), the
+    default folder. Raises CliError.
+    """
+    if data is not None and context is not None:
+        raise CliError("--data and --context each name a server: give one", Exit.USAGE)
+    if context is not None:
+        return _from_context(_contexts(environment) / f"{context}.json", datacenter)
+    if data is None and "CALEDGER_DATA" not in environment and "NATS_URL" in environment:
+        return _from_environment(environment, datacenter)
+    base = data or Path(environment.get("CALEDGER_DATA") or DEFAULT_DATA)
+    return _from_folder(base, user or default_user, datacenter)
+
+
+def _from_folder(base: Path, user: str, datacenter: str | None) -> Target:
+    from services import config
+
+    if not (base / "caledger.toml").exists():
+        raise CliError(
+            f"{base} is no folder of a caledger node: start one with `caledger dev --data {base}`, "
+            "or say where it is: --data, --context, or NATS_URL and NATS_CREDS",
+            Exit.USAGE,
+        )
+    file = base / "nats" / "context" / f"{user}.json"
+    if not file.exists():
+        raise CliError(
+            f"there is no user {user} in {base}: `caledger user list` names them", Exit.USAGE
+        )
+    with told():
+        return _from_context(file, datacenter or config.load(base / "caledger.toml").datacenter)
+
+
+def _from_context(file: Path, datacenter: str | None) -> Target:
+    import json
+
+    try:
+        context = json.loads(file.read_bytes())
+        servers = tuple(str(context["url"]).split(","))
+    except OSError as error:
+        raise CliError(f"{file}: {error.strerror}", Exit.USAGE) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise CliError(
+            f"{file} is no context of the nats command line: {error}", Exit.USAGE
+        ) from error
+    return Target(
+        servers=servers,
+        creds=_path(context.get("creds"), file.parent),
+        ca=_path(context.get("ca"), file.parent),
+        datacenter=datacenter or DEFAULT_DATACENTER,
+    )
+
+
+def _from_environment(environment: Mapping[str, str], datacenter: str | None) -> Target:
+    here = Path()
+    return Target(
+        servers=tuple(environment["NATS_URL"].split(",")),
+        creds=_path(environment.get("NATS_CREDS"), here),
+        ca=_path(environment.get("NATS_CA"), here),
+        datacenter=datacenter or DEFAULT_DATACENTER,
+    )
+
+
+def _contexts(environment: Mapping[str, str]) -> Path:
+    home = environment.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "nats" / "context"
+
+
+def _path(value: object, base: Path) -> Path | None:
+    return base / Path(str(value)).expanduser() if value else None

@@ -1,0 +1,87 @@
+"""`caledger dev`: nats-server and all workers of a datacenter, on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from services.cli.common import CliError, Exit, FolderOption, folder, say, told
+
+DatacenterOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the datacenter (dc1).")
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--nats-port",
+        min=1,
+        max=65535,
+        help="Port of nats-server (4222, or another one where that is taken).",
+    ),
+]
+ListenOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address that nats-server listens on (127.0.0.1). Any that others can reach needs "
+        "TLS, and has it.",
+    ),
+]
+TlsOption = Annotated[bool, typer.Option("--tls", help="TLS on loopback too.")]
+TrustDomainOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Trust domain, fixed for the life of the ledger (<cluster id>.consul).",
+    ),
+]
+
+
+def dev(
+    data: FolderOption = None,
+    nats_port: PortOption = None,
+    datacenter: DatacenterOption = None,
+    listen: ListenOption = None,
+    tls: TlsOption = False,
+    trust_domain: TrustDomainOption = None,
+    csr_max_per_second: Annotated[
+        float | None,
+        typer.Option(min=0, help="Rate limit of the CA, for a new ledger (0: off)."),
+    ] = None,
+    signers: Annotated[int, typer.Option(min=1, max=64, help="How many signers; one a core.")] = 2,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="Logs without colours.", envvar="NO_COLOR")
+    ] = False,
+) -> None:
+    """Run a whole datacenter here: nats-server and every worker, each a process of its own.
+
+    Prints one line on stdout once any signing request would be answered; logs go to stderr. Ctrl-C
+    or SIGTERM stops everything; the next start goes on with the same ledger.
+    """
+    import asyncio
+    import sys
+
+    from services.cli.development import run_dev
+    from services.process import log_to_stderr
+    from services.setup_node import NodeOptions
+    from services.supervisor import CannotStartError
+
+    log_to_stderr(level="warning")
+    options = NodeOptions(
+        data=folder(data),
+        datacenter=datacenter,
+        trust_domain=trust_domain,
+        csr_max_per_second=csr_max_per_second,
+        listen=listen,
+        port=nats_port,
+        tls=tls,
+    )
+    try:
+        with told():
+            asyncio.run(
+                run_dev(options, signers=signers, colors=not no_color and sys.stderr.isatty())
+            )
+    except CannotStartError as error:
+        raise CliError(f"gave up: {error}", Exit.FAULT) from error
+    say("stopped")

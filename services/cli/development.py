@@ -1,0 +1,146 @@
+"""The whole of `caledger dev`: one folder, one nats-server, every worker."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from services.cli.common import CliError, Exit, find
+from services.client import CaClient
+from services.config import NodeConfig
+from services.nats_access import server_process
+from services.readiness import until_ready
+from services.setup_node import NodeOptions, config_file, server_conf, set_up
+from services.supervisor import Program, Supervisor
+
+NO_RESTART: Final = "CALEDGER_TESTING_NO_RESTART"  # programs, by name, joined by commas
+
+
+async def run_dev(options: NodeOptions, *, signers: int, colors: bool) -> None:
+    """Set the folder up where that is needed, and run everything until SIGTERM or SIGINT."""
+    with one_at_a_time(options.data):
+        stop_left_over(options.data)
+        config = await set_up(options)
+        embedded = config.embedded
+        if embedded is None:
+            raise CliError(
+                f"the nats-server of {options.data} runs elsewhere: start the workers of this node "
+                f"with `caledger run WORKER --config {config_file(options.data)}`",
+                Exit.USAGE,
+            )
+        supervisor = Supervisor(
+            programs(config, options.data, signers=signers, colors=colors),
+            pids=options.data / "run",
+            out=sys.stderr,
+            colors=colors,
+        )
+        supervisor.say("dev", _about_rate(config))
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await supervisor.run(stop, ready=lambda: _say_ready(config, options.data))
+
+
+def programs(config: NodeConfig, data: Path, *, signers: int, colors: bool) -> list[Program]:
+    """Return what runs on a node; nats-server first."""
+    unattended = {name for name in os.environ.get(NO_RESTART, "").split(",") if name}
+    style = "color" if colors else "plain"
+    worker = (sys.executable, "-m", "services.cli", "run")
+    options = ("--config", str(config_file(data)), "--log-format", style, "--with-parent")
+    argvs = {
+        "nats-server": tuple(server_process.command(server_conf(data))),
+        "leader-elector": (*worker, "leader-elector", *options),
+        "root-manager": (*worker, "root-manager", *options),
+        "replicator": (*worker, "replicator", *options),
+    }
+    argvs |= {
+        f"signer-{slot}": (*worker, "signer", "--slot", str(slot), *options)
+        for slot in range(signers)
+    }
+    return [
+        Program(name=name, argv=argv, restart=name not in unattended)
+        for name, argv in argvs.items()
+    ]
+
+
+async def _say_ready(config: NodeConfig, data: Path) -> None:
+    """Ask as the admin until every partition answers, then say so on stdout, in one line."""
+    assert config.embedded is not None
+    target = find(data=data, context=None, user="admin", datacenter=None, environment={})
+    host, port = config.embedded.reach, config.embedded.port
+    await server_process.wait_ready(host, port)
+    client = await CaClient.connect(
+        target.servers, datacenter=config.datacenter, creds=target.creds, ca=target.ca
+    )
+    try:
+        await until_ready(client)
+    finally:
+        await client.close()
+    print(
+        f"ready {target.servers[0]} datacenter={config.datacenter} data={data}",
+        flush=True,
+    )
+
+
+def _about_rate(config: NodeConfig) -> str:
+    rate = config.initial.csr_max_per_second
+    if rate == 0:
+        return (
+            "the rate limit of signing requests is off (Consul's default is 50 a second); "
+            "to have one, start a new folder with --csr-max-per-second 50"
+        )
+    return f"at most {rate:g} signing requests a second"
+
+
+@contextmanager
+def one_at_a_time(data: Path) -> Iterator[None]:
+    """Hold the folder; raises CliError where another caledger does."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = data / "dev.lock"
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            raise CliError(
+                f"{data} is in use by another caledger (process {holder or 'unknown'})",
+                Exit.FAULT,
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def stop_left_over(data: Path) -> None:
+    """End a nats-server that a supervisor left behind when it was killed itself.
+
+    On Linux it ends by itself; elsewhere two servers on one store would damage it.
+    """
+    import subprocess
+    import time
+
+    file = data / "run" / "nats-server.pid"
+    try:
+        pid = int(file.read_text())
+    except (OSError, ValueError):
+        return
+    for wait in (0.1,) * 100:
+        told = subprocess.run(
+            ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+        )
+        if str(server_conf(data)) not in told.stdout:
+            return
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(wait)
+    raise CliError(f"a nats-server on {data} does not end: process {pid}", Exit.FAULT)

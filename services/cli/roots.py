@@ -1,0 +1,98 @@
+"""`caledger roots`: the trust bundle, and how it changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from services.cli.common import (
+    ContextOption,
+    DatacenterOption,
+    DataOption,
+    JsonOption,
+    UserOption,
+    find,
+    run,
+)
+
+if TYPE_CHECKING:
+    from services.cli.common import Target
+
+app = typer.Typer(no_args_is_help=True, help="The trusted roots.")
+
+
+@app.command("get")
+def get(
+    json: JsonOption = False,
+    data: DataOption = None,
+    context: ContextOption = None,
+    user: UserOption = None,
+    datacenter: DatacenterOption = None,
+) -> None:
+    """Show the trust bundle as it is now."""
+    target = find(data=data, context=context, user=user, datacenter=datacenter)
+    _show(run(_get(target)), json)
+
+
+@app.command("watch")
+def watch(
+    json: JsonOption = False,
+    data: DataOption = None,
+    context: ContextOption = None,
+    user: UserOption = None,
+    datacenter: DatacenterOption = None,
+) -> None:
+    """Show the trust bundle, then each change of it, until Ctrl-C."""
+    target = find(data=data, context=context, user=user, datacenter=datacenter)
+    run(_watch(target, json), talkative=True)
+
+
+async def _get(target: Target) -> bytes:
+    from services.client import CaClient
+
+    client = await CaClient.connect(
+        target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
+    )
+    try:
+        return await client.roots()
+    finally:
+        await client.close()
+
+
+async def _watch(target: Target, json: bool) -> None:
+    from services.client import CaClient
+
+    client = await CaClient.connect(
+        target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
+    )
+    try:
+        async for bundle in client.watch_roots():
+            _show(bundle, json)
+    finally:
+        await client.close()
+
+
+def _show(bundle: bytes, json: bool) -> None:
+    if json:
+        print(bundle.decode(), flush=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from services.cli.signing_files import read_bundle
+
+    read = read_bundle(bundle)
+    table = Table(title=f"trust domain {read.trust_domain}, ledger sequence {read.ledger_sequence}")
+    for column in ("id", "name", "active", "not before", "not after", "key"):
+        table.add_column(column, overflow="fold")
+    for root in read.roots:
+        table.add_row(
+            root.id,
+            root.name,
+            "yes" if root.active else "no",
+            f"{root.not_before:%Y-%m-%d}",
+            f"{root.not_after:%Y-%m-%d}",
+            f"{root.private_key_type} {root.private_key_bits}",
+        )
+    Console().print(table)

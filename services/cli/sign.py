@@ -1,0 +1,139 @@
+"""`caledger sign`: a certificate, from a key made here."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.common import (
+    CliError,
+    ContextOption,
+    DatacenterOption,
+    DataOption,
+    Exit,
+    JsonOption,
+    UserOption,
+    find,
+    run,
+    say,
+)
+
+if TYPE_CHECKING:
+    from services.cli.common import Target
+    from services.cli.signing_files import SigningFiles
+
+app = typer.Typer(no_args_is_help=True, help="Ask for a certificate.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `service` a subcommand: other kinds of identity follow."""
+
+
+class KeyType(enum.StrEnum):
+    """Keys that a leaf may have."""
+
+    P256 = "p256"
+    P384 = "p384"
+    RSA2048 = "rsa2048"
+    RSA3072 = "rsa3072"
+    RSA4096 = "rsa4096"
+
+
+@app.command("service")
+def service(
+    name: Annotated[str, typer.Argument(help="The service to be.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write to (else NAME).")
+    ] = None,
+    csr: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A CSR made elsewhere, PEM or DER: no key is made."),
+    ] = None,
+    request_id: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Ask again for what this id got, or may have got."),
+    ] = None,
+    key_type: Annotated[KeyType, typer.Option(help="The key to make.")] = KeyType.P256,
+    json: JsonOption = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 10.0,
+    data: DataOption = None,
+    context: ContextOption = None,
+    user: UserOption = None,
+    datacenter: DatacenterOption = None,
+) -> None:
+    """Get a certificate for a service: NAME.pem, NAME-key.pem and NAME-roots.pem.
+
+    The key and the CSR are made here; the key never leaves this machine. When no answer comes in
+    time, ask again with the --request-id that is told: the same key then gets its certificate,
+    and never a second one.
+    """
+    from services.cli.signing_files import SigningFiles
+
+    target = find(data=data, context=context, user=user, datacenter=datacenter)
+    files = SigningFiles(name, out)
+    reply = run(_sign(target, files, csr, request_id, key_type.value, timeout))
+    if json:
+        print(reply.decode())
+    else:
+        _summary(files, reply, own_csr=csr is not None)
+
+
+async def _sign(
+    target: Target,
+    files: SigningFiles,
+    csr_file: Path | None,
+    request_id: str | None,
+    key_type: str,
+    timeout: float,
+) -> bytes:
+    from services.client import CaClient, NoAnswerError
+    from services.clock import SystemClock, SystemEntropy
+    from services.refusals import RefusedError
+
+    client = await CaClient.connect(
+        target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
+    )
+    try:
+        bundle = await client.roots(timeout=timeout)
+        chosen = request_id or SystemEntropy().ulid(SystemClock().now())
+        if csr_file is not None:
+            csr = files.read_csr(csr_file)
+        else:
+            csr = files.pending(chosen, bundle, target.datacenter, key_type)
+        try:
+            reply = await client.sign(files.name, csr, request_id=chosen, timeout=timeout)
+        except NoAnswerError as error:
+            raise CliError(
+                f"not reachable: {error}; to ask again for the same certificate: "
+                f"--request-id {chosen}",
+                Exit.UNREACHABLE,
+            ) from error
+        except RefusedError as error:
+            if error.code != "rate_limited":
+                files.forget(chosen)
+            raise
+        files.install(chosen, csr, reply, bundle)
+        return reply
+    finally:
+        await client.close()
+
+
+def _summary(files: SigningFiles, reply: bytes, *, own_csr: bool) -> None:
+    from services.cli.signing_files import read_reply
+
+    issued = read_reply(reply)
+    written = [files.certificate, *([] if own_csr else [files.key]), files.roots]
+    form = "%Y-%m-%d %H:%M:%SZ"
+    print(issued.service_uri)
+    print(f"  serial  {issued.serial_number}")
+    print(f"  valid   {issued.valid_after:{form}} to {issued.valid_before:{form}}")
+    print(f"  ledger  sequence {issued.ledger_sequence}, event {issued.event_id}")
+    print(f"  files   {', '.join(map(str, written))}")
+    say(
+        f"check it: openssl verify -x509_strict -CAfile {files.roots} "
+        f"-untrusted {files.certificate} {files.certificate}"
+    )

@@ -1,0 +1,147 @@
+"""What `caledger sign` leaves on disk: a key and its certificate together, or neither."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from events.subjects import encode_name
+from projections.bundle import Roots
+from services.cli.common import CliError, Exit
+from services.issued import IssuedCert
+from services.nats_access.files import write_atomically
+from services.pki import spiffe
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def read_reply(reply: bytes) -> IssuedCert:
+    """Read the CA's answer; raises CliError."""
+    try:
+        return msgspec.json.decode(reply, type=IssuedCert)
+    except msgspec.MsgspecError as error:
+        raise CliError(f"an answer that cannot be read: {error}", Exit.FAULT) from error
+
+
+def read_bundle(bundle: bytes) -> Roots:
+    """Read the trust bundle; raises CliError."""
+    try:
+        return msgspec.json.decode(bundle, type=Roots)
+    except msgspec.MsgspecError as error:
+        raise CliError(f"a trust bundle that cannot be read: {error}", Exit.FAULT) from error
+
+
+class SigningFiles:
+    """NAME.pem, NAME-key.pem and NAME-roots.pem in one folder.
+
+    Until there is a certificate for it, a key waits beside them under the id of its request, with
+    its CSR: asking again under the id has to send the very same CSR.
+    """
+
+    def __init__(self, name: str, out: Path | None) -> None:
+        self.name = name
+        stem = encode_name(name)  # a file name as well
+        self._folder = out or Path(stem)
+        self._stem = stem
+        self.certificate = self._folder / f"{stem}.pem"
+        self.key = self._folder / f"{stem}-key.pem"
+        self.roots = self._folder / f"{stem}-roots.pem"
+
+    def pending(self, request_id: str, bundle: bytes, datacenter: str, key_type: str) -> str:
+        """Return the PEM CSR of a request; its key is made, and on disk, before this returns."""
+        key_file, csr_file = self._pending(request_id)
+        if csr_file.exists():
+            return csr_file.read_text()
+        key = _load_key(key_file) if key_file.exists() else _make_key(key_type)
+        uri = spiffe.service_id(read_bundle(bundle).trust_domain, datacenter, self.name)
+        csr = _csr(key, uri)
+        write_atomically(key_file, _key_pem(key), mode=0o600)
+        write_atomically(csr_file, csr)
+        return csr.decode()
+
+    def read_csr(self, file: Path) -> str:
+        """Return a CSR made elsewhere as PEM; raises CliError."""
+        try:
+            content = file.read_bytes()
+            load = x509.load_der_x509_csr if content[:1] == b"\x30" else x509.load_pem_x509_csr
+            return load(content).public_bytes(serialization.Encoding.PEM).decode()
+        except OSError as error:
+            raise CliError(f"{file}: {error.strerror}", Exit.USAGE) from error
+        except ValueError as error:
+            raise CliError(f"{file} is no CSR: {error}", Exit.USAGE) from error
+
+    def install(self, request_id: str, csr: str, reply: bytes, bundle: bytes) -> None:
+        """Put everything in place; raises CliError where the certificate is not for our key."""
+        pem = read_reply(reply).cert_pem
+        leaf = x509.load_pem_x509_certificate(pem.encode())
+        if leaf.public_key() != x509.load_pem_x509_csr(csr.encode()).public_key():
+            raise CliError("the certificate in the answer is for another key", Exit.FAULT)
+        key_file, _ = self._pending(request_id)
+        contents = [
+            (self.roots, "".join(root.root_cert for root in read_bundle(bundle).roots).encode())
+        ]
+        if key_file.exists():
+            contents.append((self.key, key_file.read_bytes()))
+        contents.append((self.certificate, pem.encode()))
+        staged = [(file, file.with_name(f".{file.name}.staged")) for file, _ in contents]
+        for (file, content), (_, aside) in zip(contents, staged, strict=True):
+            write_atomically(aside, content, mode=0o600 if file == self.key else 0o644)
+        for file, aside in staged:  # nothing is left that could fail for want of space
+            aside.replace(file)
+        self.forget(request_id)
+
+    def forget(self, request_id: str) -> None:
+        """Remove the key that waits for this request; nothing happens where there is none."""
+        for file in self._pending(request_id):
+            file.unlink(missing_ok=True)
+
+    def _pending(self, request_id: str) -> tuple[Path, Path]:
+        if not _REQUEST_ID.fullmatch(request_id):
+            raise CliError("a request id has 1 to 64 of A-Z, a-z, 0-9, _ and -", Exit.USAGE)
+        stem = f".{self._stem}-{request_id}"
+        return self._folder / f"{stem}-key.pem", self._folder / f"{stem}.csr"
+
+
+def _make_key(key_type: str) -> PrivateKey:
+    match key_type:
+        case "p256":
+            return ec.generate_private_key(ec.SECP256R1())
+        case "p384":
+            return ec.generate_private_key(ec.SECP384R1())
+        case _:
+            return rsa.generate_private_key(65537, int(key_type.removeprefix("rsa")))
+
+
+def _load_key(file: Path) -> PrivateKey:
+    key = serialization.load_pem_private_key(file.read_bytes(), None)
+    assert isinstance(key, PrivateKey), "we made it"
+    return key
+
+
+def _key_pem(key: PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _csr(key: PrivateKey, uri: str) -> bytes:
+    """Return a PEM CSR as Consul's agents send it: no subject, one URI."""
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True
+        )
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )

@@ -1,0 +1,281 @@
+"""What a client of the CA does: ask for certificates, look at the roots, replay the ledger.
+
+Speaks only on the subjects that account CLIENTS offers; needs none of our workers' code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from events.base import RequestId, Struct
+from events.envelope import Stored
+from events.leaves import RefusalCode
+from events.ledger import LedgerReader
+from events.log import UnreachableError
+from events.subjects import Subjects
+from services import transport
+from services.refusals import RefusedError
+from services.transport import NotPermittedError
+
+ASK_AGAIN_SECONDS: Final = 0.25  # of silence: a lost signer costs latency, not errors
+ANSWER_SECONDS: Final = 10.0
+READ_MAX: Final = 512  # entries at once
+ROOTS_POLL_SECONDS: Final = 10.0  # should a push have been lost
+
+
+class NoAnswerError(Exception):
+    """Nobody answered in time, or the connection is gone."""
+
+
+class ErrorTold(Struct):
+    """Why there is no certificate."""
+
+    code: RefusalCode
+    message: str
+    retry_after: float | None = None  # seconds, where waiting can help
+
+
+class ErrorReply(Struct):
+    """An answer that says no; its code is also in the header Nats-Service-Error-Code."""
+
+    error: ErrorTold | None = None
+
+
+class SigningRequest(Struct, omit_defaults=True):
+    """What is sent on a `sign` subject; a bare PEM or DER CSR does as well."""
+
+    request_id: RequestId
+    csr: str | None = None  # PEM; without it this only looks up what the id got
+
+
+_Heard = Msg | NoAnswerError | NotPermittedError
+
+
+class _Line:
+    """Brings what the server says of the whole connection to whoever waits for an answer."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Queue[_Heard]]] = {}
+
+    def forbidden(self, subject: str) -> None:
+        """Take the server's word that this user may not use a subject."""
+        for queue in self._waiting.get(subject.lower(), ()):
+            queue.put_nowait(NotPermittedError(f"this user may not use {subject}"))
+
+    def closed(self) -> None:
+        """Take the end of the connection."""
+        for queues in self._waiting.values():
+            for queue in queues:
+                queue.put_nowait(NoAnswerError("the server has ended this connection"))
+
+    @contextmanager
+    def heard(self, subject: str, queue: asyncio.Queue[_Heard]) -> Iterator[None]:
+        """Give what is said about `subject` to `queue`."""
+        queues = self._waiting.setdefault(subject.lower(), set())
+        queues.add(queue)
+        try:
+            yield
+        finally:
+            queues.discard(queue)
+            if not queues:
+                self._waiting.pop(subject.lower(), None)
+
+
+class CaClient:
+    """One user's connection to a datacenter's CA.
+
+    Every method may raise NoAnswerError, NotPermittedError, or RefusedError where the CA says no.
+    """
+
+    def __init__(self, nc: Client, datacenter: str, line: _Line) -> None:
+        self.nc = nc
+        self.subjects = Subjects(datacenter)
+        self._line = line
+
+    @classmethod
+    async def connect(
+        cls,
+        servers: Sequence[str],
+        *,
+        datacenter: str,
+        creds: Path | None,
+        ca: Path | None = None,
+        name: str = "caledger",
+    ) -> Self:
+        """Connect; the inbox prefix follows from the creds. Raises TransportError."""
+        line = _Line()
+        nc = await transport.connect(
+            servers,
+            creds=creds,
+            ca=ca,
+            name=name,
+            on_permission_error=line.forbidden,
+            on_closed=line.closed,
+        )
+        return cls(nc, datacenter, line)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self.nc.close()
+
+    async def sign(
+        self, service: str, csr: str, *, request_id: str, timeout: float = ANSWER_SECONDS
+    ) -> bytes:
+        """Return the CA's IssuedCert JSON for a PEM CSR of this service.
+
+        The same request id again gets the same bytes, so that after a NoAnswerError asking again
+        with the same id and CSR is safe.
+        """
+        body = msgspec.json.encode(SigningRequest(request_id=request_id, csr=csr))
+        return await self._request(self.subjects.sign("service", service), body, timeout)
+
+    async def lookup(
+        self, service: str, *, request_id: str, timeout: float = ANSWER_SECONDS
+    ) -> bytes:
+        """Return what was issued for this id; raises RefusedError `not_found` where nothing was."""
+        body = msgspec.json.encode(SigningRequest(request_id=request_id))
+        return await self._request(self.subjects.sign("service", service), body, timeout)
+
+    async def roots(self, *, timeout: float = ANSWER_SECONDS) -> bytes:
+        """Return the trust bundle, Consul's Roots JSON, as a root-manager holds it now."""
+        return await self._request(self.subjects.roots_get, b"", timeout)
+
+    async def watch_roots(self) -> AsyncIterator[bytes]:
+        """Yield the stored trust bundle, then each later one, for ever.
+
+        What is pushed only wakes: what is read by sequence decides, and never goes back.
+        """
+        pushed: asyncio.Queue[_Heard] = asyncio.Queue()
+        subscription = await self.nc.subscribe(self.subjects.roots_changed, cb=pushed.put)
+        query: dict[str, object] = {"last_by_subj": self.subjects.roots_log}
+        try:
+            with self._line.heard(self.subjects.roots_changed, pushed):
+                while True:
+                    while (read := await self._read_roots(query)) is not None:
+                        sequence, bundle = read
+                        yield bundle
+                        query = {"seq": sequence + 1, "next_by_subj": self.subjects.roots_log}
+                    await _pushed(pushed)
+        finally:
+            if not self.nc.is_closed:
+                await subscription.unsubscribe()
+
+    async def replay(self, *, after: int = 0, follow: bool = False) -> AsyncIterator[Stored]:
+        """Yield every message of the ledger above `after`, in order; with `follow`, for ever.
+
+        Needs a user who may read the ledger. Raises GapError (events.log) where one is missing.
+        """
+        subjects = self.subjects
+        reader = LedgerReader(
+            self.nc,
+            subjects.datacenter,
+            direct_get=subjects.audit_read,
+            live=subjects.live,
+            ledger_filter=subjects.ledger,
+        )
+        await self._may_read()
+        async for _ in reader.woken():
+            try:
+                while read := await reader.read(after, limit=READ_MAX):
+                    for stored in read:
+                        yield stored
+                    after = read[-1].sequence
+            except UnreachableError as error:
+                if self.nc.is_closed or not follow:
+                    raise NoAnswerError(str(error)) from error
+            if not follow:
+                return
+
+    async def _may_read(self) -> None:
+        """Hear at once, rather than after a time-out, that this user may not read the ledger."""
+        query = msgspec.json.encode({"last_by_subj": self.subjects.ledger})
+        await self._ask(self.subjects.audit_read, query, ANSWER_SECONDS)
+
+    async def _read_roots(self, query: dict[str, object]) -> tuple[int, bytes] | None:
+        answer = await self._ask(
+            self.subjects.roots_read, msgspec.json.encode(query), ANSWER_SECONDS
+        )
+        headers = answer.headers or {}
+        if "Status" in headers:  # 404: there is none
+            return None
+        return int(headers["Nats-Sequence"]), answer.data
+
+    async def _request(self, subject: str, body: bytes, timeout: float) -> bytes:
+        answer = await self._ask(subject, body, timeout)
+        if (error := _error(answer.data)) is not None:
+            raise RefusedError(error.code, error.message, retry_after=error.retry_after)
+        return answer.data
+
+    async def _ask(self, subject: str, body: bytes, timeout: float) -> Msg:
+        """Send the same bytes again after each silence, until somebody answers.
+
+        Every sending names the same inbox, so that a late answer to the first counts as well.
+        """
+        answers: asyncio.Queue[_Heard] = asyncio.Queue()
+        inbox = self.nc.new_inbox()
+        try:
+            subscription = await self.nc.subscribe(inbox, cb=answers.put)
+            try:
+                with self._line.heard(subject, answers):
+                    async with asyncio.timeout(timeout):
+                        while True:
+                            await self.nc.publish(subject, body, reply=inbox)
+                            if (answer := await _answer(answers)) is not None:
+                                return answer
+            finally:
+                if not self.nc.is_closed:
+                    await subscription.unsubscribe()
+        except TimeoutError:
+            raise NoAnswerError(f"no answer on {subject} within {timeout:g} s") from None
+        except NatsError as error:
+            raise NoAnswerError(f"{subject}: {error}") from error
+
+
+async def _answer(answers: asyncio.Queue[_Heard]) -> Msg | None:
+    """Return an answer, or None after a silence: no responders, and "not ready", are silence."""
+    try:
+        async with asyncio.timeout(ASK_AGAIN_SECONDS):
+            while True:
+                answer = await answers.get()
+                if not isinstance(answer, Msg):
+                    raise answer
+                if (answer.headers or {}).get("Status") == "503":
+                    continue
+                if (error := _error(answer.data)) is not None and error.code == "not_ready":
+                    continue
+                return answer
+    except TimeoutError:
+        return None
+
+
+async def _pushed(queue: asyncio.Queue[_Heard]) -> None:
+    """Return when something was pushed, and now and then anyway: a push may be lost."""
+    try:
+        async with asyncio.timeout(ROOTS_POLL_SECONDS):
+            heard = await queue.get()
+    except TimeoutError:
+        return
+    while True:
+        if not isinstance(heard, Msg):
+            raise heard
+        if queue.empty():
+            return
+        heard = queue.get_nowait()
+
+
+def _error(data: bytes) -> ErrorTold | None:
+    if not data.startswith(b'{"error"'):
+        return None
+    try:
+        return msgspec.json.decode(data, type=ErrorReply).error
+    except msgspec.MsgspecError as error:
+        raise NoAnswerError(f"an answer that cannot be read: {error}") from error

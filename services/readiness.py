@@ -1,0 +1,43 @@
+"""Whether a signing request for any identity would be answered: asked, not guessed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from events.base import PARTITIONS
+from events.subjects import partition_of
+from services.client import CaClient
+from services.refusals import RefusedError
+
+PROBE_ID: Final = "caledger-ready"  # a request id under which nothing is ever issued
+LOOKUP_SECONDS: Final = 600.0
+
+
+def probe_names() -> list[str]:
+    """Return a service name for each partition."""
+    found: dict[int, str] = {}
+    number = 0
+    while len(found) < PARTITIONS:
+        name = f"ready-{number}"
+        found.setdefault(partition_of("service", name), name)
+        number += 1
+    return [found[partition] for partition in sorted(found)]
+
+
+async def until_ready(client: CaClient) -> None:
+    """Return once every partition's signer has answered, and the roots are there.
+
+    Looks up a request id that no certificate has: whoever answers `not_found` has a grant for the
+    partition and has folded up to it.
+    """
+    await client.roots(timeout=LOOKUP_SECONDS)
+    await asyncio.gather(*(_answered(client, name) for name in probe_names()))
+
+
+async def _answered(client: CaClient, service: str) -> None:
+    try:
+        await client.lookup(service, request_id=PROBE_ID, timeout=LOOKUP_SECONDS)
+    except RefusedError as refused:
+        if refused.code != "not_found":
+            raise

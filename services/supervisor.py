@@ -1,0 +1,178 @@
+"""What keeps the processes of `caledger dev` running; systemd or Kubernetes do it in production."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final, TextIO
+
+from events.base import Struct
+from services.nats_access.files import write_atomically
+from services.process import Ended
+
+BACK_OFF_FIRST_SECONDS: Final = 0.1
+BACK_OFF_MAX_SECONDS: Final = 5.0
+SETTLED_SECONDS: Final = 10.0  # a process that lived so long did start
+FINAL_FAILURES_MAX: Final = 5  # in a row, of one that had settled before
+STOP_SECONDS: Final = 10.0  # between SIGTERM and SIGKILL
+FINAL: Final = {Ended.REFUSED, Ended.USAGE, Ended.NOT_PERMITTED}
+
+_COLORS: Final = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
+
+
+class CannotStartError(Exception):
+    """A process that cannot start at all: trying again does not help."""
+
+
+class Program(Struct):
+    """A process to keep running."""
+
+    name: str  # also of its pid file
+    argv: tuple[str, ...]
+    restart: bool = True
+
+
+class Supervisor:
+    """Starts programs, starts again with back-off what died, prefixes what they say."""
+
+    def __init__(
+        self, programs: Sequence[Program], *, pids: Path, out: TextIO, colors: bool
+    ) -> None:
+        self._programs = programs
+        self._pids = pids
+        self._out = out
+        self._width = max(len(program.name) for program in programs)
+        self._colors = {
+            program.name: _COLORS[i % len(_COLORS)] if colors else ""
+            for i, program in enumerate(programs)
+        }
+
+    async def run(self, stop: asyncio.Event, *, ready: Callable[[], Awaitable[None]]) -> None:
+        """Keep the programs running until `stop`; the first outlives the others.
+
+        `ready` is awaited once while they run. Raises CannotStartError, with nothing left running.
+        """
+        first, *others = self._programs
+        last = asyncio.Event()  # the first is stopped when all others have ended
+        try:
+            async with asyncio.TaskGroup() as all_of_them:
+                all_of_them.create_task(self._keep(first, last))
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        for program in others:
+                            group.create_task(self._keep(program, stop))
+                        group.create_task(_until(stop, ready()))
+                finally:
+                    last.set()
+        except ExceptionGroup as group:
+            raise _first(group) from group
+
+    async def _keep(self, program: Program, stop: asyncio.Event) -> None:
+        """Run a program again and again until `stop`, or until this is cancelled."""
+        wait, final, settled = BACK_OFF_FIRST_SECONDS, 0, False
+        while not stop.is_set():
+            code, lived = await self._once(program, stop)
+            if stop.is_set():
+                return
+            if not program.restart:
+                self.say(program.name, f"{_how(code)}; it is not to be started again")
+                await stop.wait()
+                return
+            if lived >= SETTLED_SECONDS:
+                wait, final, settled = BACK_OFF_FIRST_SECONDS, 0, True
+            if code in FINAL:
+                final += 1
+                if not settled or final >= FINAL_FAILURES_MAX:
+                    raise CannotStartError(f"{program.name} {_how(code)}: it cannot start")
+            self.say(program.name, f"{_how(code)}; starting it again in {wait:.1f} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), wait)
+            wait = min(wait * 2, BACK_OFF_MAX_SECONDS)
+
+    async def _once(self, program: Program, stop: asyncio.Event) -> tuple[int, float]:
+        """Run a program to its end; return its exit code and how many seconds it lived."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *program.argv,
+                stdin=asyncio.subprocess.PIPE,  # held open: its end tells a worker that we are gone
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone, who stop them in order
+            )
+        except OSError as error:
+            raise CannotStartError(f"{program.name}: {error}") from error
+        pid_file = self._pids / f"{program.name}.pid"
+        write_atomically(pid_file, f"{process.pid}\n".encode())
+        pump = asyncio.create_task(self._pump(program.name, process))
+        told = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({pump, told}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+            code = await asyncio.shield(_stop(process))
+            await pump
+            pid_file.unlink(missing_ok=True)
+        return code, loop.time() - began
+
+    async def _pump(self, name: str, process: asyncio.subprocess.Process) -> None:
+        """Copy what a process says, a line at a time, until it ends."""
+        assert process.stdout is not None
+        rest = b""
+        while chunk := await process.stdout.read(1 << 16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self.say(name, line.decode(errors="replace"))
+        if rest:
+            self.say(name, rest.decode(errors="replace"))
+
+    def say(self, name: str, line: str) -> None:
+        """Write one line under a program's name."""
+        prefix = f"{name:<{self._width}} |"
+        if color := self._colors.get(name):
+            prefix = f"\x1b[{color}m{prefix}\x1b[0m"
+        print(prefix, line, file=self._out, flush=True)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> int:
+    """End a process that may have ended already: SIGTERM, and SIGKILL where that is not enough."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            return await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        return await process.wait()
+
+
+async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
+    """Wait for `work`, but not longer than until `stop`."""
+    task = asyncio.ensure_future(work)
+    told = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        told.cancel()
+
+
+def _first(error: Exception) -> Exception:
+    """Return the first of grouped errors, one that says what cannot start before any other."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    inner = [_first(one) for one in error.exceptions]
+    return next((one for one in inner if isinstance(one, CannotStartError)), inner[0])
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
