@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, TextIO
 
 from events.base import Struct
 from services.nats_access.files import write_atomically
-from services.nats_access.server_process import die_with_parent
+from services.nats_access.server_process import die_with
 from services.process import Ended
 
 BACK_OFF_FIRST_SECONDS: Final = 0.1
@@ -105,7 +105,7 @@ class Supervisor:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone, who stop them in order
-                preexec_fn=die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=die_with(os.getpid()),
             )
         except OSError as error:
             raise CannotStartError(f"{program.name}: {error}") from error

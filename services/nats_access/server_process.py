@@ -109,7 +109,7 @@ class ServerProcess:
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,  # a Ctrl-C in the terminal is ours to pass on
-            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - touches nothing but the child
+            preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - touches nothing but the child
         )
         ready = asyncio.create_task(wait_ready(self._address, self._port, timeout=timeout))
         try:
@@ -163,7 +163,11 @@ async def _greets(address: str, port: int) -> bool:
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # not to be loaded after the fork
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
+def die_with(parent: int) -> Callable[[], None] | None:
+    """Return what a child does before it becomes a program, to be ended when `parent` ends.
+
+    None where the system cannot (all but Linux).
+    """
     libc = _LIBC
     if libc is None:
         return None
