@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from nats.aio.client import Client
@@ -76,6 +76,8 @@ class Refused(Struct):
     error: ApiError
 
 
+T = TypeVar("T")
+
 Answer = Accepted | Moved | AlreadyHeld | Later | Refused
 
 
@@ -146,15 +148,21 @@ async def request(nc: Client, subject: str, body: object = None) -> tuple[bytes,
         raise UnreachableError(f"{subject}: no answer: {last}") from last
 
 
+def decode(reply: bytes, kind: type[T]) -> T:
+    """Read a reply of JetStream's API; raises LedgerError where it is not what it should be."""
+    try:
+        return msgspec.json.decode(reply, type=kind)
+    except msgspec.MsgspecError as error:
+        raise LedgerError(f"JetStream's reply cannot be read: {error}") from error
+
+
 async def _request(nc: Client, subject: str, body: object) -> tuple[bytes, ApiError | None]:
     data = b"" if body is None else msgspec.json.encode(body)
     try:
         reply = await nc.request(subject, data, timeout=ANSWER_SECONDS)
-        error = _REPLY.decode(reply.data).error
     except (NatsError, TimeoutError) as failed:
         raise UnreachableError(str(failed) or type(failed).__name__) from failed
-    except msgspec.MsgspecError as failed:
-        raise LedgerError(f"{subject}: a reply that cannot be read: {failed}") from failed
+    error = decode(reply.data, _Reply).error
     if error is not None and is_passing(error):
         raise UnreachableError(str(error))
     return reply.data, error
