@@ -1,0 +1,340 @@
+"""What was issued and what was refused: the index that answers a repeated request for ever."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar, Final
+
+import msgspec
+
+from events.base import Struct
+from events.envelope import Recorded
+from events.leaves import IdentityKind, LeafIssued, LeafRefusalsCounted, LeafRefused
+from projections.ledger_fold import Folded
+from projections.projection import Added, Projection, Row
+
+VERSION: Final = 1
+
+
+class LeafRow(Row):
+    """An issued certificate: all of its event, and whether it broke a rule."""
+
+    TABLE: ClassVar[str] = "leaves"
+    KEY: ClassVar[tuple[str, ...]] = ("sequence", "position")
+    INDEXES: ClassVar[tuple[tuple[str, ...], ...]] = (("identity", "request_id"), ("serial",))
+
+    position: int
+    event_id: str
+    stored: str
+    request_id: str | None
+    identity: str
+    kind: IdentityKind
+    name: str
+    serial: str
+    key_id: str
+    issuer_key_id: str
+    not_before: str
+    not_after: str
+    certificate: bytes
+    csr_sha256: str
+    signer: str
+    grant_sequence: int
+    requester: str | None
+    irregular: str | None  # which rules it breaks
+
+
+class RefusalRow(Row):
+    """A request that was refused."""
+
+    TABLE: ClassVar[str] = "refusals"
+    KEY: ClassVar[tuple[str, ...]] = ("sequence", "position")
+    INDEXES: ClassVar[tuple[tuple[str, ...], ...]] = (("identity",),)
+
+    position: int
+    event_id: str
+    stored: str
+    request_id: str | None
+    identity: str | None
+    code: str
+    message: str
+    signer: str
+    grant_sequence: int
+    requester: str | None
+
+
+class RefusalCountRow(Row):
+    """How many more requests of one requester were refused for one reason in some time."""
+
+    TABLE: ClassVar[str] = "refusal_counts"
+    KEY: ClassVar[tuple[str, ...]] = ("sequence", "position", "place")
+
+    position: int
+    place: int  # in the event's list
+    event_id: str
+    stored: str
+    since: str
+    until: str
+    code: str
+    requester: str | None
+    count: int
+    signer: str
+    grant_sequence: int
+
+
+def changes(folded: Folded) -> Iterator[Added]:
+    """Tell the leaves and refusals of one message."""
+    if folded.entry is None:
+        return
+    for recorded in folded.entry.events:
+        match recorded.event:
+            case LeafIssued() as leaf:
+                reasons = [
+                    f"{broken.kind}: {broken.reason}"
+                    for broken in folded.irregular
+                    if broken.position == recorded.position
+                ]
+                yield Added(row=_leaf_row(recorded, leaf, "; ".join(reasons) or None))
+            case LeafRefused() as refused:
+                yield Added(row=_refusal_row(recorded, refused))
+            case LeafRefusalsCounted() as counted:
+                yield from _count_rows(recorded, counted)
+            case _:
+                pass
+
+
+def _leaf_row(recorded: Recorded, leaf: LeafIssued, irregular: str | None) -> LeafRow:
+    return LeafRow(
+        sequence=recorded.sequence,
+        position=recorded.position,
+        event_id=recorded.envelope.id,
+        stored=recorded.stored.isoformat(),
+        request_id=leaf.request_id,
+        identity=leaf.identity,
+        kind=leaf.kind,
+        name=leaf.name,
+        serial=leaf.serial,
+        key_id=leaf.key_id,
+        issuer_key_id=leaf.issuer_key_id,
+        not_before=leaf.not_before.isoformat(),
+        not_after=leaf.not_after.isoformat(),
+        certificate=leaf.certificate,
+        csr_sha256=leaf.csr_sha256,
+        signer=leaf.signer,
+        grant_sequence=leaf.grant_sequence,
+        requester=leaf.requester,
+        irregular=irregular,
+    )
+
+
+def _refusal_row(recorded: Recorded, refused: LeafRefused) -> RefusalRow:
+    return RefusalRow(
+        sequence=recorded.sequence,
+        position=recorded.position,
+        event_id=recorded.envelope.id,
+        stored=recorded.stored.isoformat(),
+        request_id=refused.request_id,
+        identity=refused.identity,
+        code=refused.code,
+        message=refused.message,
+        signer=refused.signer,
+        grant_sequence=refused.grant_sequence,
+        requester=refused.requester,
+    )
+
+
+def _count_rows(recorded: Recorded, counted: LeafRefusalsCounted) -> Iterator[Added]:
+    for place, count in enumerate(counted.counts):
+        yield Added(
+            row=RefusalCountRow(
+                sequence=recorded.sequence,
+                position=recorded.position,
+                place=place,
+                event_id=recorded.envelope.id,
+                stored=recorded.stored.isoformat(),
+                since=counted.since.isoformat(),
+                until=counted.until.isoformat(),
+                code=count.code,
+                requester=count.requester,
+                count=count.count,
+                signer=counted.signer,
+                grant_sequence=counted.grant_sequence,
+            )
+        )
+
+
+PROJECTION: Final = Projection(
+    name="issuance",
+    version=VERSION,
+    rows=(LeafRow, RefusalRow, RefusalCountRow),
+    changes=changes,
+)
+
+
+class IssuedLeaf(Struct):
+    """An issued certificate and its place in the ledger."""
+
+    sequence: int
+    position: int  # of the event in its entry
+    event_id: str
+    leaf: LeafIssued
+    irregular: str | None  # which rules it breaks; None: it is as it should be
+
+
+class IssuanceCounts(Struct):
+    """How much there is, as of `position`."""
+
+    position: int
+    leaves: int
+    irregular: int
+    refusals: int  # recorded one by one
+    refusals_counted: int  # recorded as sums
+
+
+class WentBackError(Exception):
+    """The projections file knows less than it did: deleted, or put back from a backup.
+
+    Whoever answered from it must not answer from it now: "not found" would be a lie.
+    """
+
+
+_LEAF: Final = f"SELECT {', '.join(LeafRow.__struct_fields__)} FROM leaves "  # noqa: S608  # our names
+
+
+class IssuanceReader:
+    """Reads the projections file that the node's replicator keeps. Opens by itself when it can.
+
+    A missing file, and one of other software, is at position 0 and knows nothing. A file that is
+    replaced is noticed with the next question. Use from one thread.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None  # device and inode of what is open
+        self._highest = 0  # position that was seen
+        self._behind = False  # the file is below that
+
+    def position(self) -> int:
+        """Return the sequence up to which the file holds the ledger; 0 where there is none."""
+        db = self._open()
+        if db is None:
+            return 0
+        position: int = db.execute("SELECT position FROM meta").fetchone()[0]
+        self._behind = position < self._highest
+        self._highest = max(self._highest, position)
+        return position
+
+    def find(self, identity: str, request_id: str) -> IssuedLeaf | None:
+        """Return the first certificate issued for this request of this identity (about 10 us).
+
+        Raises WentBackError where the file holds less than this reader has seen it hold.
+        """
+        rows = self._leaves(
+            "WHERE identity = ? AND request_id = ? ORDER BY sequence, position LIMIT 1",
+            (identity, request_id),
+        )
+        return rows[0] if rows else None
+
+    def by_identity(self, identity: str, *, limit: int = 100) -> list[IssuedLeaf]:
+        """Return the latest certificates of an identity, newest first; raises as `find` does."""
+        return self._leaves(
+            "WHERE identity = ? ORDER BY sequence DESC, position DESC LIMIT ?", (identity, limit)
+        )
+
+    def counts(self) -> IssuanceCounts:
+        """Return how much there is; raises as `find` does."""
+        db = self._current()
+        if db is None:
+            return IssuanceCounts(position=0, leaves=0, irregular=0, refusals=0, refusals_counted=0)
+        position, leaves, irregular, refusals, counted = db.execute(
+            "SELECT (SELECT position FROM meta), (SELECT count(*) FROM leaves),"
+            " (SELECT count(irregular) FROM leaves), (SELECT count(*) FROM refusals),"
+            " (SELECT total(count) FROM refusal_counts)"  # total: cannot overflow
+        ).fetchone()
+        return IssuanceCounts(
+            position=position,
+            leaves=leaves,
+            irregular=irregular,
+            refusals=refusals,
+            refusals_counted=int(counted),
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._db is not None:
+            self._db.close()
+        self._db, self._file = None, None
+
+    def _leaves(self, where: str, values: tuple[str | int, ...]) -> list[IssuedLeaf]:
+        db = self._current()
+        return [] if db is None else [_issued(row) for row in db.execute(_LEAF + where, values)]
+
+    def _current(self) -> sqlite3.Connection | None:
+        db = self._open()
+        if (db is None and self._highest > 0) or (self._behind and self.position() < self._highest):
+            raise WentBackError(
+                f"{self._path} knows less than sequence {self._highest}, which it had reached"
+            )
+        return db
+
+    def _open(self) -> sqlite3.Connection | None:
+        try:
+            status = os.stat(self._path)  # noqa: PTH116  # 1.6 us; Path.stat takes three times that
+        except FileNotFoundError:
+            self.close()
+            return None
+        file = (status.st_dev, status.st_ino)
+        if file != self._file:
+            self.close()
+            self._db = _connect(self._path)
+            if self._db is not None:
+                self._file = file
+                self.position()
+        return self._db
+
+
+def _connect(path: Path) -> sqlite3.Connection | None:
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    try:
+        versions = msgspec.json.decode(
+            db.execute("SELECT versions FROM meta").fetchone()[0], type=dict[str, int]
+        )
+    except sqlite3.OperationalError:
+        db.close()
+        if not path.exists():  # deleted since we looked
+            return None
+        raise
+    if versions.get(PROJECTION.name) != VERSION:
+        db.close()
+        return None
+    return db
+
+
+def _issued(columns: tuple[object, ...]) -> IssuedLeaf:
+    row = LeafRow(**dict(zip(LeafRow.__struct_fields__, columns, strict=True)))  # type: ignore[arg-type]  # the columns are its fields
+    return IssuedLeaf(
+        sequence=row.sequence,
+        position=row.position,
+        event_id=row.event_id,
+        leaf=LeafIssued(
+            request_id=row.request_id,
+            identity=row.identity,
+            kind=row.kind,
+            name=row.name,
+            serial=row.serial,
+            key_id=row.key_id,
+            issuer_key_id=row.issuer_key_id,
+            not_before=datetime.fromisoformat(row.not_before),
+            not_after=datetime.fromisoformat(row.not_after),
+            certificate=row.certificate,
+            csr_sha256=row.csr_sha256,
+            signer=row.signer,
+            grant_sequence=row.grant_sequence,
+            requester=row.requester,
+        ),
+        irregular=row.irregular,
+    )

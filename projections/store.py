@@ -1,0 +1,303 @@
+"""The projections file: rows and the position they stand for, in one SQLite file, in step.
+
+WAL, so that readers never wait for the writer. `synchronous=NORMAL`: a crash of the process loses
+nothing; a power cut may take back the last transactions, but whole ones, position and all, and the
+rows come again from the ledger, which is the truth and was synced (FULL would only cost an fsync
+per batch, and the readers on this machine lose power as well).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from types import NoneType
+from typing import Any, Final, Self, get_args, get_type_hints
+
+import aiosqlite
+import msgspec
+
+from events.base import Struct
+from projections.catalog import PROJECTIONS
+from projections.ledger_fold import Folded
+from projections.projection import META, Added, Change, Row
+
+_TYPES: Final = {int: "INTEGER", str: "TEXT", bytes: "BLOB", float: "REAL"}
+_SIDECARS: Final = ("-wal", "-shm")
+
+
+class ProjectionFileError(Exception):
+    """The projections file cannot be used as it is; the text says what to do."""
+
+
+class NoProjectionsError(ProjectionFileError):
+    """There is no file."""
+
+
+class StaleProjectionsError(ProjectionFileError):
+    """The file was made by software that folds differently: it has to be rebuilt."""
+
+
+class OtherLedgerError(ProjectionFileError):
+    """The file is of another ledger, or the ledger is not what it was any more."""
+
+
+class AheadOfLedgerError(ProjectionFileError):
+    """The file has entries that the ledger does not have: the ledger lost them."""
+
+
+class OtherWriterError(ProjectionFileError):
+    """Somebody else wrote to the file."""
+
+
+class FileMeta(Struct):
+    """What a projections file says of itself."""
+
+    datacenter: str
+    versions: dict[str, int]
+    position: int
+    authority_position: int
+    first_sha256: str  # "": no message yet
+    last_sha256: str
+
+
+def digest(message: bytes) -> str:
+    """Return what `FileMeta` remembers a message of the ledger by."""
+    return hashlib.sha256(message).hexdigest()
+
+
+def versions() -> dict[str, int]:
+    """Return the versions of all projections of this software."""
+    return {projection.name: projection.version for projection in PROJECTIONS}
+
+
+def create(path: Path, *, datacenter: str) -> None:
+    """Make an empty file. Raises FileExistsError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("BEGIN")
+        for statement in (META, *_tables()):
+            db.execute(statement)
+        db.execute(
+            "INSERT INTO meta VALUES (1, ?, ?, 0, 0, '', '')",
+            (datacenter, msgspec.json.encode(versions()).decode()),
+        )
+        db.execute("COMMIT")
+    finally:
+        db.close()
+
+
+def read_meta(path: Path) -> FileMeta:
+    """Return what a file says of itself; raises NoProjectionsError and StaleProjectionsError."""
+    if not path.exists():
+        raise NoProjectionsError(f"{path} is not there yet; the replicator makes it")
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        return _meta(db.execute("SELECT * FROM meta").fetchone(), path)
+    finally:
+        db.close()
+
+
+def delete(path: Path) -> None:
+    """Delete a file, its parts last: readers that have it open keep what they have."""
+    path.unlink(missing_ok=True)
+    for sidecar in _SIDECARS:
+        path.with_name(path.name + sidecar).unlink(missing_ok=True)
+
+
+def move(new: Path, path: Path) -> None:
+    """Put a closed file in another's place.
+
+    The old one's log must be gone first, or SQLite would play it into the new file. A reader that
+    comes in between finds no file, never a mixed one.
+    """
+    _sync(new)
+    delete(path)
+    new.rename(path)
+    _sync(path.parent)
+
+
+def dump(path: Path) -> Iterator[str]:
+    """Yield everything in a file as lines, in an order of its own: equal rows, equal lines."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        for table, key in [("meta", ("only_row",)), *((row.TABLE, row.KEY) for row in _rows())]:
+            query = f"SELECT * FROM {table} ORDER BY {', '.join(key)}"  # noqa: S608  # our names
+            for row in db.execute(query):
+                values = [v.hex() if isinstance(v, bytes) else v for v in row]
+                yield f"{table} {msgspec.json.encode(values).decode()}"
+    finally:
+        db.close()
+
+
+class ProjectionStore:
+    """Writes a projections file. One writer a file; use `async with`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db: aiosqlite.Connection | None = None
+        self._file: tuple[int, int] = (0, 0)
+        self.meta: FileMeta
+
+    async def __aenter__(self) -> Self:
+        """Open the file; raises NoProjectionsError and StaleProjectionsError."""
+        self.meta = read_meta(self._path)
+        self._file = _identity(self._path)
+        self._db = await aiosqlite.connect(self._path, isolation_level=None)
+        await self._db.execute("PRAGMA synchronous=NORMAL")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._db is not None:
+            await self._db.close()
+        self._db = None
+
+    @property
+    def position(self) -> int:
+        """Return the sequence up to which the rows hold the ledger."""
+        return self.meta.position
+
+    def replaced(self) -> bool:
+        """Tell whether what is at the path now is not this file any more."""
+        try:
+            return _identity(self._path) != self._file
+        except FileNotFoundError:
+            return True
+
+    async def known(self, event_ids: Iterable[str]) -> set[str]:
+        """Return which of these event ids the ledger holds already, up to `position`."""
+        assert self._db is not None
+        found = await self._db.execute_fetchall(
+            "SELECT event_id FROM event_ids WHERE event_id IN (SELECT value FROM json_each(?))",
+            (msgspec.json.encode(list(event_ids)).decode(),),
+        )
+        return {row[0] for row in found}
+
+    async def apply(
+        self, batch: Sequence[Folded], *, written: Callable[[], None] = lambda: None
+    ) -> None:
+        """Put folded messages, the next ones in order, into the rows, in one transaction.
+
+        `written` is called before the commit. Raises OtherWriterError, with nothing changed.
+        """
+        assert self._db is not None
+        meta = _after(self.meta, batch)
+        await self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, values in _statements(batch):
+                await self._db.executemany(statement, values)
+            updated = await self._db.execute(
+                "UPDATE meta SET position = ?, authority_position = ?, first_sha256 = ?,"
+                " last_sha256 = ? WHERE position = ?",
+                (
+                    meta.position,
+                    meta.authority_position,
+                    meta.first_sha256,
+                    meta.last_sha256,
+                    self.meta.position,
+                ),
+            )
+            if updated.rowcount != 1:
+                raise OtherWriterError(f"{self._path} is written by another process as well")
+            written()
+            await self._db.execute("COMMIT")
+        except BaseException:
+            await self._db.execute("ROLLBACK")
+            raise
+        self.meta = meta
+
+
+def _after(meta: FileMeta, batch: Sequence[Folded]) -> FileMeta:
+    assert batch, "nothing to apply"
+    assert batch[0].sequence == meta.position + 1, "the rows are not at the message before"
+    return msgspec.structs.replace(
+        meta,
+        position=batch[-1].sequence,
+        authority_position=batch[-1].after.position,
+        first_sha256=meta.first_sha256 or digest(batch[0].stored.data),
+        last_sha256=digest(batch[-1].stored.data),
+    )
+
+
+def _statements(batch: Sequence[Folded]) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+    """Yield SQL for a batch; the changes of one table in order, those of two in any."""
+    tables: dict[str, list[tuple[str, tuple[Any, ...]]]] = {}
+    for folded in batch:
+        for projection in PROJECTIONS:
+            for change in projection.changes(folded):
+                table, statement, values = _sql(change)
+                tables.setdefault(table, []).append((statement, values))
+    for changes in tables.values():
+        for statement, group in groupby(changes, key=lambda change: change[0]):
+            yield statement, [values for _, values in group]
+
+
+def _sql(change: Change) -> tuple[str, str, tuple[Any, ...]]:
+    if isinstance(change, Added):
+        return change.row.TABLE, _INSERTS[type(change.row)], msgspec.structs.astuple(change.row)
+    table = change.table.TABLE
+    conditions = "".join(f" AND {column} = ?" for column, _ in change.where)
+    update = f"UPDATE {table} SET to_sequence = ? WHERE to_sequence IS NULL"  # noqa: S608  # our names
+    return table, update + conditions, (change.to_sequence, *(value for _, value in change.where))
+
+
+def _rows() -> list[type[Row]]:
+    return [row for projection in PROJECTIONS for row in projection.rows]
+
+
+def _insert(row: type[Row]) -> str:
+    places = ", ".join("?" for _ in row.__struct_fields__)
+    # OR REPLACE: no entry, however odd, stops the fold by its key.
+    return f"INSERT OR REPLACE INTO {row.TABLE} VALUES ({places})"  # noqa: S608  # our names
+
+
+_INSERTS: Final = {row: _insert(row) for row in _rows()}
+
+
+def _tables() -> Iterator[str]:
+    for row in _rows():
+        hints = get_type_hints(row)
+        columns = [_column(name, hints[name]) for name in row.__struct_fields__]
+        key = f"PRIMARY KEY ({', '.join(row.KEY)})"
+        yield f"CREATE TABLE {row.TABLE} ({', '.join([*columns, key])}) STRICT"
+        for number, index in enumerate(row.INDEXES):
+            yield f"CREATE INDEX {row.TABLE}_{number} ON {row.TABLE} ({', '.join(index)})"
+
+
+def _column(name: str, hint: Any) -> str:
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
+    kind = kinds[0] if isinstance(kinds[0], type) else type(kinds[0])  # Literal["..."] is text
+    return f"{name} {_TYPES[kind]}" + ("" if NoneType in get_args(hint) else " NOT NULL")
+
+
+def _meta(row: tuple[Any, ...], path: Path) -> FileMeta:
+    meta = FileMeta(
+        datacenter=row[1],
+        versions=msgspec.json.decode(row[2], type=dict[str, int]),
+        position=row[3],
+        authority_position=row[4],
+        first_sha256=row[5],
+        last_sha256=row[6],
+    )
+    if meta.versions != versions():
+        raise StaleProjectionsError(f"{path} was made by other software; it has to be rebuilt")
+    return meta
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,49 @@
+"""Making the projections file anew, beside the old one, and putting it in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from events.log import Ledger
+from projections import store
+from services.replicator.replica import STALE_WAIT_SECONDS, Replica
+
+
+class RebuildRunningError(Exception):
+    """Another process rebuilds this file just now."""
+
+
+async def rebuild(ledger: Ledger, *, datacenter: str, path: Path) -> int:
+    """Fold the whole ledger, as it is now, into a new file at `path`; return its position.
+
+    The old file serves until the new one is complete: whoever answers from it never sees it go
+    back. A replicator that runs meanwhile notices and goes on with the new one. Raises
+    RebuildRunningError, LedgerError, UnknownEventTypeError.
+    """
+    building = path.with_name(f"{path.name}.rebuilding")
+    with _alone(path.with_name(f"{path.name}.lock")):
+        store.delete(building)
+        store.create(building, datacenter=datacenter)
+        last = await ledger.last_sequence()
+        async with Replica(ledger, datacenter=datacenter, path=building) as replica:
+            while replica.position < last:
+                if not await replica.advance():
+                    await asyncio.sleep(STALE_WAIT_SECONDS)  # our copy lags behind the leader's
+            position = replica.position
+        store.move(building, path)
+    return position
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RebuildRunningError(f"{lock} is held: the file is being rebuilt") from error
+        yield
