@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.x509.oid import NameOID
 
 from events.base import KeyType, Struct
-from services.pki import certificates, leaf, spiffe
+from services.pki import certificates, der, leaf, spiffe
 
 CLUSTER_ID: Final = "11111111-2222-3333-4444-555555555555"
 TRUST_DOMAIN: Final = f"{CLUSTER_ID}.consul"
@@ -56,9 +56,13 @@ def ca_key(kind: str = "p256", number: int = 0) -> CaPrivateKey:
     return key
 
 
-@cache
 def leaf_key(kind: str = "p256", number: int = 0) -> PrivateKey:
     """Return the `number`-th key of a kind, good or bad, always the same in one run."""
+    return _key(kind, number)
+
+
+@cache
+def _key(kind: str, number: int) -> PrivateKey:
     del number  # tells keys of one kind apart in the cache
     if kind in _CURVES:
         return ec.generate_private_key(_CURVES[kind])
@@ -75,9 +79,9 @@ def leaf_key(kind: str = "p256", number: int = 0) -> PrivateKey:
             raise AssertionError(f"no key of kind {kind}")
 
 
-def pem_of(der: bytes, label: str = "CERTIFICATE REQUEST") -> bytes:
+def pem_of(data: bytes, label: str = "CERTIFICATE REQUEST") -> bytes:
     """Return DER as PEM."""
-    body = base64.encodebytes(der).decode()
+    body = base64.encodebytes(data).decode()
     return f"-----BEGIN {label}-----\n{body}-----END {label}-----\n".encode()
 
 
@@ -112,6 +116,38 @@ def csr(
     hashless = isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
     algorithm = None if hashless else digest or hashes.SHA256()
     return builder.sign(key, algorithm).public_bytes(serialization.Encoding.DER)
+
+
+def raw_csr(
+    *extensions: bytes, key: CaPrivateKey | None = None, requests: int = 1, version: int = 0
+) -> bytes:
+    """Return a well signed request with extensions as given, which no library would write.
+
+    Each of `extensions` is the DER of an Extension; all are in each of the extension requests.
+    """
+    key = key or ca_key()
+    attribute = der.tlv(
+        der.SEQUENCE,
+        bytes.fromhex("06092a864886f70d01090e")  # extensionRequest
+        + der.tlv(0x31, der.tlv(der.SEQUENCE, b"".join(extensions))),
+    )
+    info = der.tlv(
+        der.SEQUENCE,
+        der.tlv(der.INTEGER, bytes((version,)))
+        + der.tlv(der.SEQUENCE, b"")
+        + certificates.spki_of(key.public_key())
+        + der.tlv(0xA0, attribute * requests),
+    )
+    return signed(info, key)  # the same three parts as in a certificate
+
+
+def san_extension(*names: bytes, critical: bool = True) -> bytes:
+    """Return a SAN extension whose names are URIs of these bytes."""
+    value = der.tlv(der.SEQUENCE, b"".join(der.tlv(0x86, name) for name in names))
+    flag = bytes.fromhex("0101ff") if critical else b""
+    return der.tlv(
+        der.SEQUENCE, bytes.fromhex("0603551d11") + flag + der.tlv(der.OCTET_STRING, value)
+    )
 
 
 def csr_pem(*, uri: str = WEB, key: PrivateKey | None = None) -> bytes:

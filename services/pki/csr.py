@@ -125,7 +125,7 @@ def _accepted_key(request: x509.CertificateSigningRequest) -> PublicKey:
             exponent = key.public_numbers().e
             if key.key_size in _RSA_BITS and exponent == _RSA_EXPONENT:
                 return key
-            found = f"RSA {key.key_size} with exponent {exponent:.20}"
+            found = f"RSA {key.key_size} with exponent {exponent:#x}"
         case _:
             found = type(key).__name__.removesuffix("PublicKey")
     raise _refused(
