@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from events.log import Ledger
@@ -12,10 +13,22 @@ STALE_WAIT_SECONDS: Final = 0.02  # between two looks at a copy that lags behind
 
 
 class AuthorityFollower:
-    """The state of `authority`, as far as it was folded."""
+    """The state of `authority`, as far as it was folded.
 
-    def __init__(self, ledger: Ledger, datacenter: str) -> None:
+    `folded` is told of the state after each entry: who sees only what `catch_up` returns does not
+    see what came and went in between. The last of them may belong to an append that is not whole
+    yet.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        datacenter: str,
+        *,
+        folded: Callable[[AuthorityState], None] | None = None,
+    ) -> None:
         self._ledger = ledger
+        self._folded = folded
         self._lock = asyncio.Lock()
         self.state = AuthorityState(datacenter=datacenter)
 
@@ -33,6 +46,8 @@ class AuthorityFollower:
                 state = self.state
                 for stored in read:
                     state = fold(state, stored)
+                    if self._folded is not None:
+                        self._folded(state)
                 self.state = state
                 if not read:
                     await asyncio.sleep(STALE_WAIT_SECONDS)

@@ -1,0 +1,110 @@
+"""Reading a signing request: the subject says who, the body with which CSR; nothing is trusted."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from events.base import Struct
+from events.leaves import IdentityKind
+from events.subjects import BadNameError, Subjects
+from services.pki import csr
+from services.refusals import RefusedError
+
+BODY_BYTES_MAX: Final = 64 * 1024
+MESSAGE_CHARS_MAX: Final = 500  # of what a refusal says: a client's own words may stand in it
+KINDS: Final[tuple[IdentityKind, ...]] = ("service",)
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_BLANK: Final = b" \t\r\n"
+
+
+class SignRequest(Struct):
+    """What is asked for, in terms that can be relied on; the CSR itself is not checked yet."""
+
+    kind: IdentityKind
+    name: str  # of the service
+    partition: int
+    request_id: str | None
+    csr_der: bytes | None  # None: only a look-up of what the request id got before
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    csr: object = None
+    request_id: object = None
+
+
+_BODY: Final = msgspec.json.Decoder(_Body)
+
+
+def read_request(subjects: Subjects, subject: str, body: bytes) -> SignRequest:
+    """Read a request as a signer hears it: JSON `{csr, request_id}`, or a bare PEM or DER CSR.
+
+    Raises RefusedError: `too_large` before anything is parsed, `bad_name`, `malformed`,
+    `bad_request_id`.
+    """
+    if len(body) > BODY_BYTES_MAX:
+        raise RefusedError(
+            "too_large", f"a request has at most {BODY_BYTES_MAX} bytes, not {len(body)}"
+        )
+    kind, name, partition = read_name(subjects, subject)
+    if body.lstrip(_BLANK).startswith(b"{"):
+        csr_pem, request_id = _read_json(body)
+        csr_der = None if csr_pem is None else csr.read(csr_pem)
+    else:
+        csr_der, request_id = csr.read(body), None
+    return SignRequest(
+        kind=kind, name=name, partition=partition, request_id=request_id, csr_der=csr_der
+    )
+
+
+def read_name(subjects: Subjects, subject: str) -> tuple[IdentityKind, str, int]:
+    """Return kind, name and partition that a subject asks for; raises RefusedError `bad_name`."""
+    try:
+        asked = subjects.parse_work(subject)
+    except BadNameError as error:
+        raise RefusedError("bad_name", clip(str(error))) from error
+    for kind in KINDS:
+        if asked.kind == kind:
+            return kind, asked.name, asked.partition
+    raise RefusedError("bad_name", clip(f"{asked.kind!r} is no kind of identity: {_choice()} is"))
+
+
+def read_request_id(body: bytes) -> str | None:
+    """Return the request id of a body that was refused, where there is a well-formed one."""
+    if len(body) > BODY_BYTES_MAX:
+        return None
+    try:
+        told = _BODY.decode(body).request_id
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return told if isinstance(told, str) and _REQUEST_ID.fullmatch(told) else None
+
+
+def clip(message: str) -> str:
+    """Cut a message to what a refusal may hold."""
+    return message if len(message) <= MESSAGE_CHARS_MAX else message[: MESSAGE_CHARS_MAX - 1] + "…"
+
+
+def _read_json(body: bytes) -> tuple[bytes | None, str | None]:
+    try:
+        told = _BODY.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise RefusedError(
+            "malformed", clip(f'a JSON body is {{"csr": PEM, "request_id": ID}}: {error}')
+        ) from error
+    if told.csr is None and told.request_id is None:
+        raise RefusedError("malformed", "neither csr nor request_id is given")
+    if told.csr is not None and not isinstance(told.csr, str):
+        raise RefusedError("malformed", "csr is not a string with a PEM")
+    if told.request_id is not None and not (
+        isinstance(told.request_id, str) and _REQUEST_ID.fullmatch(told.request_id)
+    ):
+        raise RefusedError("bad_request_id", "a request id has 1 to 64 of A-Z, a-z, 0-9, _ and -")
+    return None if told.csr is None else told.csr.encode(), told.request_id
+
+
+def _choice() -> str:
+    return " or ".join(KINDS)

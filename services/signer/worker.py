@@ -1,0 +1,90 @@
+"""The signer as a process: a lease, a run id, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from projections.issuance import IssuanceReader
+from services.clock import SystemClock, SystemEntropy
+from services.config import NodeConfig
+from services.keys.buckets import signing_keys
+from services.leases import Lease, LeaseLostError, SignerLease
+from services.signer.signer import Signer
+from services.signer.subscriptions import GIVE_UP_SECONDS
+from services.startup import Worker, open_worker
+
+WITHDRAWAL_SECONDS: Final = 5.0  # at most, for a root-manager to take the partitions back
+
+_log = structlog.get_logger()
+
+
+async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None:
+    """Be one run of a signer, until told to stop.
+
+    Whatever ends it otherwise is raised (LeaseLostError, OutcomeUnknownError, ...), and the process
+    ends: its supervisor starts another run with an id of its own, which takes its partitions.
+    A run never takes a second lease: what it knew belongs to its grants.
+    """
+    worker = await open_worker(config, "signer")
+    index = IssuanceReader(config.projections_file)
+    try:
+        await _serve(worker, config, index, stop=stop, slot=slot)
+    finally:
+        index.close()
+        await worker.nc.close()
+
+
+async def _serve(
+    worker: Worker, config: NodeConfig, index: IssuanceReader, *, stop: asyncio.Event, slot: int
+) -> None:
+    clock, entropy = SystemClock(), SystemEntropy()
+    keystore = signing_keys(worker.nc, worker.subjects, config.keys)
+    await keystore.check()
+    value = SignerLease(signer=entropy.ulid(clock.now()), node=config.node, slot=slot)
+    lease = Lease(
+        worker.nc,
+        worker.subjects,
+        worker.subjects.signer_lease(value.signer),
+        ttl_seconds=config.lease_seconds,
+    )
+    signer = Signer(
+        nc=worker.nc,
+        subjects=worker.subjects,
+        ledger=worker.ledger,
+        keystore=keystore,
+        index=index,
+        clock=clock,
+        entropy=entropy,
+        node=config.node,
+        run=value.signer,
+        alive=lambda: lease.held,
+    )
+    if not await lease.take(value):
+        raise LeaseLostError(f"somebody holds the lease of {value.signer}")
+    _log.info("signer", run=value.signer)
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(signer.run())
+        keeping = tasks.create_task(lease.keep())
+        await stop.wait()
+        await _give_back(signer, lease, value)
+        serving.cancel()
+        keeping.cancel()
+    await lease.release()
+    await worker.nc.flush()
+
+
+async def _give_back(signer: Signer, lease: Lease, value: SignerLease) -> None:
+    """Have the partitions moved to others while this run still serves them."""
+    signer.settle()
+    await lease.put(
+        SignerLease(signer=value.signer, node=value.node, slot=value.slot, stopping=True)
+    )
+    try:
+        async with asyncio.timeout(WITHDRAWAL_SECONDS):
+            await signer.withdrawn()
+    except TimeoutError:
+        _log.warning("nobody took the partitions back; stopping all the same")
+    await asyncio.sleep(GIVE_UP_SECONDS)  # what is in flight arrives; new ones have a new signer
