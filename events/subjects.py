@@ -178,6 +178,17 @@ class Subjects:
             case _:
                 raise BadNameError(f"{subject!r} asks for no identity")
 
+    def carried(self, subject: str) -> str:
+        """Return what account WORKERS calls a subject of account CA once it is mapped there.
+
+        Every account has a `$JS.API` of its own, so CA's needs another name; the workers publish on
+        `$JS.API` all the same, and the server maps it.
+        """
+        api = "$JS.API."
+        if not subject.startswith(api):
+            return subject
+        return f"ca.{self.datacenter}.js.{subject.removeprefix(api)}"
+
     @staticmethod
     def stream_of_bucket(bucket: str) -> str:
         """Return the stream that a key-value bucket is."""

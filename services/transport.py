@@ -188,6 +188,7 @@ class _Client(Client):
         ] = {}  # the server's errors are lower case by the time we see them
         self._said: tuple[str, float] = ("", 0.0)
         self._opened = False
+        self._ended = False
         self._first_error: Exception | None = None
 
     async def open(self, *, creds: Path | None, inbox_prefix: str, name: str) -> None:
@@ -220,6 +221,16 @@ class _Client(Client):
         # nats-py's first connection either never fails or is never repeated: it is ours to repeat.
         self.options["allow_reconnect"] = True
         self.options["max_reconnect_attempts"] = -1
+
+    async def close(self) -> None:
+        """Close, as nats-py does."""
+        self._ended = True
+        await super().close()
+
+    async def drain(self) -> None:
+        """Hand over what is on its way, then close, as nats-py does."""
+        self._ended = True
+        await super().drain()
 
     async def publish(
         self,
@@ -273,7 +284,10 @@ class _Client(Client):
     async def _closed(self) -> None:
         if not self._opened:
             return
-        self._log.info("connection closed", reason=str(self.last_error or "by us"))
+        if self._ended:
+            self._log.info("connection closed")
+        else:
+            self._log.error("the server closed the connection", error=str(self.last_error))
         if self._on_closed is not None:
             self._on_closed()
 

@@ -1,19 +1,24 @@
-"""The operator and the three accounts of a datacenter, as claims (architecture 6.1).
+"""The operator and the accounts of a datacenter, as claims (architecture 6.1).
 
-`CA` holds streams, buckets and workers; `CLIENTS` everybody else; `SYS` is the server's own. NATS
-checks no reply subject, so what crosses from CLIENTS to CA is exactly the imports listed here:
-nothing that a client names can be written into CA.
+`CA` holds streams, buckets and who decides; `WORKERS` the signers and the replicators; `CLIENTS`
+everybody else; `SYS` is the server's own. NATS checks no reply subject, and JetStream answers
+wherever it is told: whoever reads a stream in the account that holds it can write what he read, or
+an acknowledgement, on any subject there (a signer wrote `authority` so, and over a root's key). So
+nobody is in `CA` who could not write `authority` anyway, and what crosses is exactly the imports
+listed here: a reply that comes back through one stays in the account of who asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from events.base import Struct
 from events.subjects import Subjects
+from services.nats_access.permissions import carried
 
-VARZ: Final = "$SYS.REQ.SERVER.PING.VARZ"
+_VARZ: Final = "$SYS.REQ.SERVER.PING.VARZ"
+_DIRECT_GET: Final = "$JS.API.DIRECT.GET"
 
 _UNLIMITED: Final = -1
 _LIMITS: Final = {
@@ -33,6 +38,8 @@ class PublicKeys(Struct):
     operator_signing: str
     ca: str
     ca_signing: str
+    workers: str
+    workers_signing: str
     clients: str
     clients_signing: str
     sys: str
@@ -47,19 +54,23 @@ class Crossing(Struct):
     answers: Literal["Singleton", "Stream"] = "Singleton"  # Stream: more than one message
     local: str | None = None  # its name in the account that asks, where that differs
 
+    def exported(self) -> Crossing:
+        """Return the same without the asker's name for it: the one export for all who ask."""
+        return Crossing(subject=self.subject, kind=self.kind, answers=self.answers)
+
     def export(self) -> dict[str, Any]:
         """Return it as a claim of the account that answers."""
         answers = {"response_type": self.answers} if self.kind == "service" else {}
         return {**self._named(), **answers}
 
-    def from_account(self, account: str) -> dict[str, Any]:
+    def from_account(self, account: str, *, share: bool) -> dict[str, Any]:
         """Return it as a claim of the account that asks.
 
         `share`: the server tells who asked in the header `Nats-Request-Info`, whatever the asker
         wrote there.
         """
         local = {"local_subject": self.local} if self.local else {}
-        shared = {"share": True} if self.kind == "service" else {}
+        shared = {"share": True} if share and self.kind == "service" else {}
         return {**self._named(), "account": account, **shared, **local}
 
     def _named(self) -> dict[str, Any]:
@@ -67,23 +78,40 @@ class Crossing(Struct):
         return {"name": name, "subject": self.subject, "type": self.kind}
 
 
-def crossings(subjects: Subjects) -> tuple[Crossing, ...]:
-    """Return all that CLIENTS may ask or hear of CA.
+def from_ca_to_workers(subjects: Subjects) -> tuple[Crossing, ...]:
+    """Return what WORKERS may ask or hear of CA: what its users may publish.
+
+    A publish to a stream is a question here; its acknowledgement is the answer.
+    """
+    return (
+        *(
+            Crossing(
+                subject=subject,
+                kind="service",
+                answers="Stream" if subject.startswith(_DIRECT_GET) else "Singleton",
+                local=_if_other(subjects.carried(subject), subject),
+            )
+            for subject in carried(subjects)
+        ),
+        Crossing(subject=subjects.live, kind="stream"),
+    )
+
+
+def from_ca_to_clients(subjects: Subjects) -> tuple[Crossing, ...]:
+    """Return what CLIENTS may ask or hear of CA.
 
     No service lies under a subject that anyone may subscribe to: he would hear the requests.
     """
-    direct_get = "$JS.API.DIRECT.GET"
     return (
-        Crossing(subject=subjects.sign_all, kind="service"),
         Crossing(subject=subjects.roots_get, kind="service"),
         Crossing(
-            subject=f"{direct_get}.{subjects.ledger_stream}",
+            subject=f"{_DIRECT_GET}.{subjects.ledger_stream}",
             kind="service",
             answers="Stream",
             local=subjects.audit_read,
         ),
         Crossing(
-            subject=f"{direct_get}.{subjects.roots_stream}",
+            subject=f"{_DIRECT_GET}.{subjects.roots_stream}",
             kind="service",
             answers="Stream",
             local=subjects.roots_read,
@@ -91,6 +119,16 @@ def crossings(subjects: Subjects) -> tuple[Crossing, ...]:
         Crossing(subject=subjects.roots_changed, kind="stream"),
         Crossing(subject=subjects.live, kind="stream"),
     )
+
+
+def from_workers_to_clients(subjects: Subjects) -> tuple[Crossing, ...]:
+    """Return what CLIENTS may ask of the signers."""
+    return (Crossing(subject=subjects.sign_all, kind="service"),)
+
+
+def from_sys(subjects: Subjects) -> tuple[Crossing, ...]:
+    """Return what CA and WORKERS may ask of the servers: how each is configured."""
+    return (Crossing(subject=_VARZ, kind="service", answers="Stream", local=subjects.varz),)
 
 
 def operator_claims(keys: PublicKeys) -> dict[str, Any]:
@@ -103,42 +141,76 @@ def operator_claims(keys: PublicKeys) -> dict[str, Any]:
 
 
 def ca_claims(keys: PublicKeys, subjects: Subjects) -> dict[str, Any]:
-    """Return account CA: JetStream, its exports, and the mapping of requests to partitions."""
+    """Return account CA: JetStream, and what it answers."""
+    out = dict.fromkeys(
+        crossing.exported()
+        for crossing in (*from_ca_to_workers(subjects), *from_ca_to_clients(subjects))
+    )
+    return {
+        **_account(keys.ca_signing),
+        "limits": {**_LIMITS, **_JETSTREAM},
+        "exports": [crossing.export() for crossing in out],
+        "imports": _imports(keys.sys, from_sys(subjects)),
+    }
+
+
+def workers_claims(keys: PublicKeys, subjects: Subjects) -> dict[str, Any]:
+    """Return account WORKERS.
+
+    It maps signing requests to partitions (architecture 3.2), and what the workers call `$JS.API`
+    to the name that CA's has here.
+    """
+    api = {
+        subject: subjects.carried(subject)
+        for subject in carried(subjects)
+        if subject != subjects.carried(subject)
+    }
     mappings = {
         asked: [{"subject": heard, "weight": 100}]
-        for asked, heard in subjects.sign_mappings().items()
+        for asked, heard in (subjects.sign_mappings() | api).items()
     }
     return {
-        "type": "account",
-        "limits": {**_LIMITS, **_JETSTREAM},
-        "signing_keys": [keys.ca_signing],
-        "exports": [crossing.export() for crossing in crossings(subjects)],
-        "imports": [_varz(subjects).from_account(keys.sys)],
+        **_account(keys.workers_signing),
+        "exports": [crossing.export() for crossing in from_workers_to_clients(subjects)],
+        "imports": [
+            *_imports(keys.sys, from_sys(subjects)),
+            *_imports(keys.ca, from_ca_to_workers(subjects)),
+        ],
         "mappings": mappings,
     }
 
 
-def clients_claims(
-    keys: PublicKeys, subjects: Subjects, *, revoked: Mapping[str, int] | None = None
-) -> dict[str, Any]:
-    """Return account CLIENTS; `revoked`: users' keys, and until when their tokens are void."""
-    claims = {
-        "type": "account",
-        "limits": dict(_LIMITS),
-        "signing_keys": [keys.clients_signing],
-        "imports": [crossing.from_account(keys.ca) for crossing in crossings(subjects)],
+def clients_claims(keys: PublicKeys, subjects: Subjects) -> dict[str, Any]:
+    """Return account CLIENTS: nothing but imports."""
+    return {
+        **_account(keys.clients_signing),
+        "imports": [
+            *_imports(keys.ca, from_ca_to_clients(subjects), share=True),
+            *_imports(keys.workers, from_workers_to_clients(subjects), share=True),
+        ],
     }
-    return {**claims, "revocations": dict(revoked)} if revoked else claims
 
 
 def sys_claims(keys: PublicKeys, subjects: Subjects) -> dict[str, Any]:
-    """Return account SYS: it tells CA how every server is configured."""
+    """Return account SYS: it tells how every server is configured."""
     return {
-        "type": "account",
-        "limits": dict(_LIMITS),
-        "signing_keys": [keys.sys_signing],
-        "exports": [_varz(subjects).export()],
+        **_account(keys.sys_signing),
+        "exports": [crossing.export() for crossing in from_sys(subjects)],
     }
+
+
+def _if_other(name: str, subject: str) -> str | None:
+    return None if name == subject else name
+
+
+def _account(signing_key: str) -> dict[str, Any]:
+    return {"type": "account", "limits": dict(_LIMITS), "signing_keys": [signing_key]}
+
+
+def _imports(
+    account: str, crossings: Sequence[Crossing], *, share: bool = False
+) -> list[dict[str, Any]]:
+    return [crossing.from_account(account, share=share) for crossing in crossings]
 
 
 def user_claims(
@@ -157,7 +229,3 @@ def user_claims(
         "data": _UNLIMITED,
         "payload": _UNLIMITED,
     }
-
-
-def _varz(subjects: Subjects) -> Crossing:
-    return Crossing(subject=VARZ, kind="service", answers="Stream", local=subjects.varz)

@@ -42,7 +42,7 @@ class NatsLayout:
 
     @property
     def store(self) -> Path:
-        """Return JetStream's folder."""
+        """Return JetStream's folder: the ledger's bytes."""
         return self.folder / "jetstream"
 
     @property
@@ -92,7 +92,7 @@ class NatsLayout:
         return self.users / f"{name}.json"
 
     def token(self, of: str) -> Path:
-        """Return the token of `operator`, `ca`, `clients` or `sys`: public."""
+        """Return the token of `operator`, or of an account (`ca`, `workers`, ...): public."""
         return self.folder / "tokens" / f"{of}.jwt"
 
     def seed(self, key: str) -> Path:

@@ -1,8 +1,8 @@
 """Who may publish and hear what: every allow list of the system, made from `Subjects` alone.
 
 What is not listed is refused by nats-server. A sender's *reply* subject is checked by nobody; that
-is closed by the two accounts (`accounts.py`), and by the rule that no worker has NATS's permission
-to respond (`resp`): workers answer below `_R_.` and `_INBOX.` only (architecture 6.1).
+is closed by the accounts (`accounts.py`), and by the rule that no worker has NATS's permission to
+respond (`resp`): workers answer below `_R_.` and `_INBOX.` only (architecture 6.1).
 """
 
 from __future__ import annotations
@@ -40,13 +40,10 @@ class Role(enum.Enum):
     CLIENT = "client"
 
 
-ACCOUNT_CA: Final = (
-    Role.INIT,
-    Role.LEADER_ELECTOR,
-    Role.ROOT_MANAGER,
-    Role.SIGNER,
-    Role.REPLICATOR,
-)
+# The accounts that they are in: whoever may write `authority`, whoever may not, everybody else.
+CA: Final = (Role.INIT, Role.LEADER_ELECTOR, Role.ROOT_MANAGER)
+WORKERS: Final = (Role.SIGNER, Role.REPLICATOR)
+CLIENTS: Final = (Role.ADMIN, Role.AUDITOR, Role.CLIENT)
 RESERVED_NAMES: Final = frozenset(role.value for role in Role)
 
 
@@ -81,11 +78,13 @@ def permissions(
             )
         case Role.SIGNER:
             return Permissions(
-                publish=(*_worker(subjects), *_signer(subjects), *_ANSWERS),
+                publish=(*_carried(subjects, _signs(subjects)), *_ANSWERS),
                 subscribe=(inbox, subjects.live, subjects.work_all, subjects.sign_all),
             )
         case Role.REPLICATOR:
-            return Permissions(publish=_worker(subjects), subscribe=(inbox, subjects.live))
+            return Permissions(
+                publish=_carried(subjects, _worker(subjects)), subscribe=(inbox, subjects.live)
+            )
         case Role.SYS:
             return Permissions(publish=(CLAIMS_UPDATE,), subscribe=(inbox,))
         case Role.ADMIN:
@@ -132,6 +131,17 @@ def streams_of(subjects: Subjects) -> tuple[str, ...]:
     )
 
 
+def carried(subjects: Subjects) -> tuple[str, ...]:
+    """Return what account WORKERS asks of account CA, by CA's names."""
+    asked = dict.fromkeys((*_signs(subjects), *_worker(subjects)))
+    return tuple(subject for subject in asked if subject != subjects.varz)
+
+
+def _carried(subjects: Subjects, asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the names under which the server checks them: permissions are checked once mapped."""
+    return tuple(subjects.carried(subject) for subject in asked)
+
+
 def _worker(subjects: Subjects) -> tuple[str, ...]:
     """Return what every worker does: check the server and the streams, and read the ledger."""
     return (*_check(subjects), *_read_stream(subjects.ledger_stream))
@@ -143,15 +153,12 @@ def _check(subjects: Subjects) -> tuple[str, ...]:
 
 
 def _read_stream(stream: str) -> tuple[str, ...]:
-    return (
-        f"$JS.API.STREAM.MSG.GET.{stream}",
-        f"$JS.API.DIRECT.GET.{stream}",
-        f"$JS.API.DIRECT.GET.{stream}.>",  # by subject
-    )
+    return (f"$JS.API.STREAM.MSG.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}")
 
 
 def _read_bucket(subjects: Subjects, bucket: str) -> tuple[str, ...]:
-    return _read_stream(subjects.stream_of_bucket(bucket))
+    """Return how a bucket is read: from the leader's copy only."""
+    return (f"$JS.API.STREAM.MSG.GET.{subjects.stream_of_bucket(bucket)}",)
 
 
 def _init(subjects: Subjects) -> tuple[str, ...]:
@@ -171,16 +178,12 @@ def _leader_elector(subjects: Subjects) -> tuple[str, ...]:
 
 
 def _root_manager(subjects: Subjects) -> tuple[str, ...]:
-    leases = subjects.stream_of_bucket(subjects.lease_bucket)
     return (
         subjects.authority,
         subjects.grant("*"),
         subjects.roots_log,
         *_read_stream(subjects.roots_stream),
         *_read_bucket(subjects, subjects.lease_bucket),
-        f"$JS.API.CONSUMER.CREATE.{leases}.>",  # to watch the leases
-        f"$JS.API.CONSUMER.DELETE.{leases}.>",
-        f"$JS.FC.{leases}.>",
         *_read_bucket(subjects, subjects.root_keys_bucket),
         subjects.key(subjects.root_keys_bucket, ">"),
         *_read_bucket(subjects, subjects.signing_keys_bucket),
@@ -188,8 +191,9 @@ def _root_manager(subjects: Subjects) -> tuple[str, ...]:
     )
 
 
-def _signer(subjects: Subjects) -> tuple[str, ...]:
+def _signs(subjects: Subjects) -> tuple[str, ...]:
     return (
+        *_worker(subjects),
         subjects.leaves("*"),
         *_read_bucket(subjects, subjects.lease_bucket),
         subjects.key(subjects.lease_bucket, subjects.signer_lease("*")),

@@ -14,19 +14,21 @@ from services.clock import Clock, SystemClock
 from services.nats_access import accounts, jwt, seeds, server_config, users
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import CLIENTS_SIGNING, ONLINE_SEEDS, OPERATOR_SIGNING, NatsLayout
-from services.nats_access.permissions import ACCOUNT_CA, Role, permissions
+from services.nats_access.permissions import CA, WORKERS, Role, permissions
 
 _KEYS: Final = {
     "operator": seeds.Kind.OPERATOR,
     OPERATOR_SIGNING: seeds.Kind.OPERATOR,
     "ca": seeds.Kind.ACCOUNT,
     "ca-signing": seeds.Kind.ACCOUNT,
+    "workers": seeds.Kind.ACCOUNT,
+    "workers-signing": seeds.Kind.ACCOUNT,
     "clients": seeds.Kind.ACCOUNT,
     CLIENTS_SIGNING: seeds.Kind.ACCOUNT,
     "sys": seeds.Kind.ACCOUNT,
     "sys-signing": seeds.Kind.ACCOUNT,
 }
-_TOKENS: Final = ("operator", "sys", "ca", "clients")
+_TOKENS: Final = ("operator", "sys", "ca", "workers", "clients")
 _CLOCK: Final = SystemClock()
 
 
@@ -78,7 +80,7 @@ def write_server_conf(
         datacenter=layout.datacenter,
         listen=listen,
         port=port,
-        store=layout.store.resolve(),
+        store=layout.folder.resolve(),
         accounts_conf=layout.accounts_conf.name,
         tls=tls,
     )
@@ -133,15 +135,15 @@ def _make_tokens(layout: NatsLayout, keys: _Keys, clock: Clock) -> None:
         "operator": accounts.operator_claims(public),
         "sys": accounts.sys_claims(public, layout.subjects),
         "ca": accounts.ca_claims(public, layout.subjects),
+        "workers": accounts.workers_claims(public, layout.subjects),
         "clients": accounts.clients_claims(public, layout.subjects),
     }
-    names = {"operator": layout.datacenter, "sys": "SYS", "ca": "CA", "clients": "CLIENTS"}
     for name in missing:
         signer = keys["operator" if name == "operator" else OPERATOR_SIGNING]
         token = jwt.encode(
             signer,
             subject=keys[name].public,
-            name=names[name],
+            name=layout.datacenter if name == "operator" else name.upper(),
             nats=claims[name],
             issued=clock.now(),
         )
@@ -150,11 +152,15 @@ def _make_tokens(layout: NatsLayout, keys: _Keys, clock: Clock) -> None:
 
 
 def _make_workers(layout: NatsLayout, keys: _Keys, clock: Clock) -> None:
-    for role in (*ACCOUNT_CA, Role.SYS):
+    accounts_of = {
+        "ca": CA,
+        "workers": WORKERS,
+        "sys": (Role.SYS,),
+    }
+    for account, role in ((name, role) for name, roles in accounts_of.items() for role in roles):
         file = layout.creds(role.value)
         if file.exists():
             continue
-        account = "sys" if role is Role.SYS else "ca"
         users.issue(
             file,
             seeds.Nkey.generate(seeds.Kind.USER),

@@ -41,7 +41,7 @@ class Server:
     datacenter: str
     listen: str  # address
     port: int
-    store: Path  # JetStream's folder: the ledger's bytes
+    store: Path  # nats-server makes a folder `jetstream` in it: the ledger's bytes
     accounts_conf: str  # the file that says whom it trusts, relative to this configuration
     tls: TlsFiles | None = None
     cluster: Cluster | None = None

@@ -36,6 +36,8 @@ from services.nats_access.server_config import render_accounts
 
 PUSH_SECONDS_MAX: Final = 5.0
 
+ACCOUNTS: Final = ("sys", "ca", "workers", "clients")  # in the order of who imports whom
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -201,7 +203,7 @@ async def revoke_user(
 
 def write_accounts_conf(layout: NatsLayout) -> None:
     """Write whom the server trusts, as the tokens in this folder say."""
-    tokens = [layout.token(name).read_text().strip() for name in ("sys", "ca", "clients")]
+    tokens = [layout.token(name).read_text().strip() for name in ACCOUNTS]
     content = render_accounts(
         operator=layout.token("operator").read_text().strip(),
         system_account=jwt.decode(tokens[0]).sub,
