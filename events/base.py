@@ -16,19 +16,19 @@ INT_MAX = 2**63 - 1  # of every whole number in an event: what databases and oth
 Sequence = Annotated[int, Meta(ge=0, le=INT_MAX)]
 """A message's place in the stream, counted by JetStream from 1; 0 means "before the first"."""
 
-KeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+KeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 """SHA-256 of the DER SubjectPublicKeyInfo, lower-case hex (Consul's key id, section 2.4)."""
 
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
-RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 
-Ulid = Annotated[str, Meta(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
+Ulid = Annotated[str, Meta(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$(?!\n)")]
 
-Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$(?!\n)")]
 """A name that is a NATS token as it stands: a datacenter, a node, the run of a signer."""
 
-Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$")]
+Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$(?!\n)")]
 """A certificate's serial number, lower-case hex without leading zeros (RFC 5280, 4.1.2.2)."""
 
 KeyType = Literal["ec", "rsa"]
