@@ -27,6 +27,9 @@ WEB: Final = f"spiffe://{TRUST_DOMAIN}/ns/default/dc/{DATACENTER}/svc/web"
 NOW: Final = datetime(2026, 8, 1, 12, 0, 0, tzinfo=UTC)
 SERIAL: Final = (1 << 127) | 0x0123456789ABCDEF
 
+EXTENSION_REQUEST: Final = bytes.fromhex("06092a864886f70d01090e")  # PKCS #9
+MICROSOFT_EXTENSION_REQUEST: Final = bytes.fromhex("060a2b06010401823702010e")
+
 PrivateKey = (
     ec.EllipticCurvePrivateKey
     | rsa.RSAPrivateKey
@@ -119,24 +122,23 @@ def csr(
 
 
 def raw_csr(
-    *extensions: bytes, key: CaPrivateKey | None = None, requests: int = 1, version: int = 0
+    *extensions: bytes,
+    key: CaPrivateKey | None = None,
+    attributes: Sequence[bytes] = (EXTENSION_REQUEST,),
+    version: int = 0,
 ) -> bytes:
     """Return a well signed request with extensions as given, which no library would write.
 
-    Each of `extensions` is the DER of an Extension; all are in each of the extension requests.
+    Each of `extensions` is the DER of an Extension; all are in each attribute of these types.
     """
     key = key or ca_key()
-    attribute = der.tlv(
-        der.SEQUENCE,
-        bytes.fromhex("06092a864886f70d01090e")  # extensionRequest
-        + der.tlv(0x31, der.tlv(der.SEQUENCE, b"".join(extensions))),
-    )
+    asked = der.tlv(0x31, der.tlv(der.SEQUENCE, b"".join(extensions)))
     info = der.tlv(
         der.SEQUENCE,
         der.tlv(der.INTEGER, bytes((version,)))
         + der.tlv(der.SEQUENCE, b"")
         + certificates.spki_of(key.public_key())
-        + der.tlv(0xA0, attribute * requests),
+        + der.tlv(0xA0, b"".join(der.tlv(der.SEQUENCE, oid + asked) for oid in attributes)),
     )
     return signed(info, key)  # the same three parts as in a certificate
 

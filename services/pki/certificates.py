@@ -66,16 +66,6 @@ def root_id(certificate: bytes) -> str:
     return hashlib.sha1(certificate, usedforsecurity=False).digest().hex(":")
 
 
-def colon_hex(value: bytes) -> str:
-    """Return bytes as Consul shows them: lower-case octets joined by colons."""
-    return value.hex(":")
-
-
-def serial_number_uint64(certificate: bytes) -> int:
-    """Return Consul's CARoot.SerialNumber: the low 64 bits of the serial number."""
-    return load(certificate).serial_number & (2**64 - 1)
-
-
 def subject_key_id(certificate: bytes) -> bytes:
     """Return what leaves call their issuer's key; raises CertificateError where it is not said."""
     try:

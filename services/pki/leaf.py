@@ -20,6 +20,8 @@ from services.pki.certificates import (
 )
 from services.refusals import RefusedError
 
+Issuer = Literal["root", "intermediate"]
+
 _VERSION_3: Final = bytes.fromhex("a003020102")
 _EMPTY_SUBJECT: Final = bytes.fromhex("3000")
 _RSA_SPKI: Final = bytes.fromhex("300d06092a864886f70d0101010500")  # rsaEncryption, NULL
@@ -101,22 +103,26 @@ def validity(
     ttl_seconds: int,
     issuer_not_before: datetime,
     issuer_not_after: datetime,
-    issuer: Literal["root", "intermediate"] = "intermediate",
+    issuer: Issuer = "intermediate",
 ) -> tuple[datetime, datetime]:
     """Return a new leaf's NotBefore and NotAfter, in whole seconds.
 
     It begins a minute ago, for clocks that are behind, and never before its issuer does; it lasts
-    `ttl_seconds`, and never longer than its issuer (H9). Raises RefusedError, not_ready, in
-    Consul's words (section 2.5) when the issuer's own life is over.
+    `ttl_seconds`, and never longer than its issuer (H9). Raises RefusedError as check_alive does.
     """
-    if now > issuer_not_after:
+    check_alive(now, not_after=issuer_not_after, issuer=issuer)
+    not_before = max(utc(now - LEAF_BACKDATE), issuer_not_before)
+    return not_before, min(not_before + timedelta(seconds=ttl_seconds), issuer_not_after)
+
+
+def check_alive(now: datetime, *, not_after: datetime, issuer: Issuer) -> None:
+    """Raise RefusedError, not_ready, in Consul's words (section 2.5) once an issuer has expired."""
+    if now > not_after:
         raise RefusedError(
             "not_ready",
             f"{issuer} expired: certificate expired, expiration date: "
-            f"{issuer_not_after.astimezone(UTC):%Y-%m-%d %H:%M:%S +0000 UTC}",
+            f"{not_after.astimezone(UTC):%Y-%m-%d %H:%M:%S +0000 UTC}",
         )
-    not_before = max(utc(now - LEAF_BACKDATE), issuer_not_before)
-    return not_before, min(not_before + timedelta(seconds=ttl_seconds), issuer_not_after)
 
 
 def _key_type(spki: bytes) -> KeyType:

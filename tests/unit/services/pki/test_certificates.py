@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.pki import certificates
@@ -89,11 +89,11 @@ def test_an_intermediate_is_not_valid_before_its_root() -> None:
 
 
 @given(st.integers(1, 2**159 - 1))
+@settings(deadline=None)
 def test_any_serial_number_of_rfc_5280_is_carried(serial: int) -> None:
     root = factories.root(serial=serial)
 
     assert load(root).serial_number == serial
-    assert certificates.serial_number_uint64(root) == serial % 2**64
 
 
 @pytest.mark.parametrize("kind", CA_KINDS)

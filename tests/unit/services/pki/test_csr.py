@@ -28,6 +28,16 @@ JNswZf5GG64d4gjj8BkwsoN32q9LzfK8/rQwAiBC2mL5L4RsGzHohi3s5A9xvRED
 lEYPV8SMyJ0k63+47A==
 -----END CERTIFICATE REQUEST-----
 """  # openssl req -new -subj / -addext "subjectAltName=critical,URI:$WEB"
+BY_GO = b"""-----BEGIN CERTIFICATE REQUEST-----
+MIIBKjCB0QIBADAAMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEDjtb4uIKNuUb
+mQjk7JXmD8L4H4KQkWdxZk2rn+zLElHqOf5DYcyUukTvu+gVcgZ1z+yvUwc+UEHr
+XE/FQAsqSqBvMG0GCSqGSIb3DQEJDjFgMF4wXAYDVR0RAQH/BFIwUIZOc3BpZmZl
+Oi8vMTExMTExMTEtMjIyMi0zMzMzLTQ0NDQtNTU1NTU1NTU1NTU1LmNvbnN1bC9u
+cy9kZWZhdWx0L2RjL2RjMS9zdmMvd2ViMAoGCCqGSM49BAMCA0gAMEUCIQD6Ov4H
+dJDyrpkd0fwjG15kuBfrMO3q/tWcJ1BSp1EuoAIgRYp1hzPblPpY/7Sy4KOWzdsf
+S46o9LyDaOYIbKocOjU=
+-----END CERTIFICATE REQUEST-----
+"""  # x509.CreateCertificateRequest with a critical SAN extension, as Consul's agents do
 
 
 def check(request: bytes, identity: str = WEB) -> CheckedCsr:
@@ -127,8 +137,9 @@ def test_each_kind_of_leaf_key_is_accepted(kind: str) -> None:
     assert checked.key_id == certificates.key_id(key.public_key())
 
 
-def test_a_request_by_openssl_is_accepted() -> None:
-    request = csr.read(BY_OPENSSL)
+@pytest.mark.parametrize("pem", [BY_OPENSSL, BY_GO], ids=["openssl", "go"])
+def test_a_request_that_others_wrote_is_accepted(pem: bytes) -> None:
+    request = csr.read(pem)
 
     assert check(request) == CheckedCsr(
         spki=request[12:103],
@@ -311,7 +322,15 @@ def test_two_lists_of_names_are_refused() -> None:
     for request in (
         factories.raw_csr(san(WEB.encode()), san(WEB.encode())),
         factories.raw_csr(san(WEB.encode()), san(OTHER.encode())),
-        factories.raw_csr(san(WEB.encode()), requests=2),
+        factories.raw_csr(san(WEB.encode()), attributes=[factories.EXTENSION_REQUEST] * 2),
+        factories.raw_csr(
+            san(WEB.encode()),
+            attributes=[factories.EXTENSION_REQUEST, factories.MICROSOFT_EXTENSION_REQUEST],
+        ),
+        factories.raw_csr(
+            san(WEB.encode()),
+            attributes=[factories.MICROSOFT_EXTENSION_REQUEST, factories.EXTENSION_REQUEST],
+        ),
     ):
         assert refusal(request)[0] == "malformed"
 

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.pki import certificates
@@ -125,6 +125,7 @@ def test_the_template_makes_the_general_builders_bytes(leaf_kind: str, ca_kind: 
     leaf_kind=st.sampled_from(["p256", "p384", "rsa2048"]),
     ca_kind=st.sampled_from(["p256", "rsa2048"]),
 )
+@settings(deadline=None)
 def test_the_template_makes_the_general_builders_bytes_whatever_the_sizes(
     serial: int, name: str, begin: datetime, seconds: int, leaf_kind: str, ca_kind: str
 ) -> None:
