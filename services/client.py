@@ -169,10 +169,13 @@ class CaClient:
             if not self.nc.is_closed:
                 await subscription.unsubscribe()
 
-    async def replay(self, *, after: int = 0, follow: bool = False) -> AsyncIterator[Stored]:
+    async def replay(
+        self, *, after: int = 0, follow: bool = False, gaps: bool = False
+    ) -> AsyncIterator[Stored]:
         """Yield every message of the ledger above `after`, in order; with `follow`, for ever.
 
-        Needs a user who may read the ledger. Raises GapError (events.log) where one is missing.
+        Needs a user who may read the ledger. Raises GapError (events.log) where one is missing,
+        unless `gaps`: then it goes on after it, and the reader is to see that.
         """
         subjects = self.subjects
         reader = LedgerReader(
@@ -182,10 +185,12 @@ class CaClient:
             live=subjects.live,
             ledger_filter=subjects.ledger,
         )
-        await self._may_read()
+        await self.last_sequence()  # refused at once, not after a time-out, where it is not allowed
         async for _ in reader.woken():
             try:
-                while read := await reader.read(after, limit=READ_MAX):
+                while read := await reader.read(
+                    after, limit=READ_MAX, only=subjects.ledger if gaps else None
+                ):
                     for stored in read:
                         yield stored
                     after = read[-1].sequence
@@ -195,10 +200,12 @@ class CaClient:
             if not follow:
                 return
 
-    async def _may_read(self) -> None:
-        """Hear at once, rather than after a time-out, that this user may not read the ledger."""
+    async def last_sequence(self) -> int:
+        """Return the last sequence of the ledger (0: empty), as far as whoever answers knows."""
         query = msgspec.json.encode({"last_by_subj": self.subjects.ledger})
-        await self._ask(self.subjects.audit_read, query, ANSWER_SECONDS)
+        answer = await self._ask(self.subjects.audit_read, query, ANSWER_SECONDS)
+        headers = answer.headers or {}
+        return 0 if "Status" in headers else int(headers["Nats-Sequence"])
 
     async def _read_roots(self, query: dict[str, object]) -> tuple[int, bytes] | None:
         answer = await self._ask(

@@ -41,7 +41,11 @@ def log_to_stderr(*, level: str = "info", style: LogFormat = "plain") -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=style == "color", pad_event_to=0)
+        else structlog.dev.ConsoleRenderer(
+            colors=style == "color",
+            pad_event_to=0,
+            exception_formatter=structlog.dev.plain_traceback,  # others show locals: secrets
+        )
     )
     structured = [structlog.processors.format_exc_info] if style == "json" else []
     structlog.configure(

@@ -35,15 +35,18 @@ class Program(Struct):
     name: str  # also of its pid file
     argv: tuple[str, ...]
     restart: bool = True
+    retell: Callable[[str], str | None] = str  # a line of its log, as it is shown; None: not at all
 
 
 class Supervisor:
     """Starts programs, starts again with back-off what died, prefixes what they say."""
 
     def __init__(
-        self, programs: Sequence[Program], *, pids: Path, out: TextIO, colors: bool
+        self, stages: Sequence[Sequence[Program]], *, pids: Path, out: TextIO, colors: bool
     ) -> None:
-        self._programs = programs
+        """`stages`: what later ones need stands in earlier ones, and is stopped after them."""
+        programs = [program for stage in stages for program in stage]
+        self._stages = stages
         self._pids = pids
         self._out = out
         self._width = max(len(program.name) for program in programs)
@@ -53,24 +56,33 @@ class Supervisor:
         }
 
     async def run(self, stop: asyncio.Event, *, ready: Callable[[], Awaitable[None]]) -> None:
-        """Keep the programs running until `stop`; the first outlives the others.
+        """Keep all programs running until `stop`.
 
         `ready` is awaited once while they run. Raises CannotStartError, with nothing left running.
         """
-        first, *others = self._programs
-        last = asyncio.Event()  # the first is stopped when all others have ended
         try:
-            async with asyncio.TaskGroup() as all_of_them:
-                all_of_them.create_task(self._keep(first, last))
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        for program in others:
-                            group.create_task(self._keep(program, stop))
-                        group.create_task(_until(stop, ready()))
-                finally:
-                    last.set()
+            await self._run(self._stages, stop, ready)
         except ExceptionGroup as group:
             raise _first(group) from group
+
+    async def _run(
+        self,
+        stages: Sequence[Sequence[Program]],
+        stop: asyncio.Event,
+        ready: Callable[[], Awaitable[None]],
+    ) -> None:
+        here, *later = stages
+        last = asyncio.Event() if later else stop  # set when all later ones have ended
+        async with asyncio.TaskGroup() as group:
+            for program in here:
+                group.create_task(self._keep(program, last))
+            if not later:
+                group.create_task(_until(stop, ready()))
+                return
+            try:
+                await self._run(later, stop, ready)
+            finally:
+                last.set()
 
     async def _keep(self, program: Program, stop: asyncio.Event) -> None:
         """Run a program again and again until `stop`, or until this is cancelled."""
@@ -111,27 +123,29 @@ class Supervisor:
             raise CannotStartError(f"{program.name}: {error}") from error
         pid_file = self._pids / f"{program.name}.pid"
         write_atomically(pid_file, f"{process.pid}\n".encode())
-        pump = asyncio.create_task(self._pump(program.name, process))
+        pump = asyncio.create_task(self._pump(program, process))
         told = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({pump, told}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             told.cancel()
-            code = await asyncio.shield(_stop(process))
+            code = await asyncio.shield(_end(process))
             await pump
             pid_file.unlink(missing_ok=True)
         return code, loop.time() - began
 
-    async def _pump(self, name: str, process: asyncio.subprocess.Process) -> None:
+    async def _pump(self, program: Program, process: asyncio.subprocess.Process) -> None:
         """Copy what a process says, a line at a time, until it ends."""
         assert process.stdout is not None
         rest = b""
         while chunk := await process.stdout.read(1 << 16):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                self.say(name, line.decode(errors="replace"))
+                told = program.retell(line.decode(errors="replace"))
+                if told is not None:
+                    self.say(program.name, told)
         if rest:
-            self.say(name, rest.decode(errors="replace"))
+            self.say(program.name, rest.decode(errors="replace"))
 
     def say(self, name: str, line: str) -> None:
         """Write one line under a program's name."""
@@ -141,17 +155,22 @@ class Supervisor:
         print(prefix, line, file=self._out, flush=True)
 
 
-async def _stop(process: asyncio.subprocess.Process) -> int:
-    """End a process that may have ended already: SIGTERM, and SIGKILL where that is not enough."""
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
+async def _end(process: asyncio.subprocess.Process) -> int:
+    """Return how a process ended; one that runs gets SIGTERM, and SIGKILL if that is not enough."""
+    _signal(process, signal.SIGTERM)
     try:
         async with asyncio.timeout(STOP_SECONDS):
             return await process.wait()
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        _signal(process, signal.SIGKILL)
         return await process.wait()
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    # Not `process.send_signal`: that would take the exit status of one that has just ended.
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:

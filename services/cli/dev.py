@@ -73,6 +73,7 @@ def dev(
         datacenter=datacenter,
         trust_domain=trust_domain,
         csr_max_per_second=csr_max_per_second,
+        default_csr_max_per_second=0,
         listen=listen,
         port=nats_port,
         tls=tls,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ from services.readiness import until_ready
 from services.setup_node import NodeOptions, config_file, server_conf, set_up
 from services.supervisor import Program, Supervisor
 
+_NATS_LOG: Final = re.compile(
+    r"\[\d+\] [\d/]+ (?P<time>[\d:]+)\.\d+ \[(?P<level>[A-Z]{3})\] (?P<text>.*)"
+)
+_NATS_NEWS: Final = re.compile(
+    r"Version:|Listening|ready|Shutdown\.\.\.|Exiting|revoked", re.IGNORECASE
+)
 NO_RESTART: Final = "CALEDGER_TESTING_NO_RESTART"  # programs, by name, joined by commas
 
 
@@ -36,7 +43,7 @@ async def run_dev(options: NodeOptions, *, signers: int, colors: bool) -> None:
                 Exit.USAGE,
             )
         supervisor = Supervisor(
-            programs(config, options.data, signers=signers, colors=colors),
+            stages(config, options.data, signers=signers, colors=colors),
             pids=options.data / "run",
             out=sys.stderr,
             colors=colors,
@@ -49,26 +56,40 @@ async def run_dev(options: NodeOptions, *, signers: int, colors: bool) -> None:
         await supervisor.run(stop, ready=lambda: _say_ready(config, options.data))
 
 
-def programs(config: NodeConfig, data: Path, *, signers: int, colors: bool) -> list[Program]:
-    """Return what runs on a node; nats-server first."""
-    unattended = {name for name in os.environ.get(NO_RESTART, "").split(",") if name}
+def stages(config: NodeConfig, data: Path, *, signers: int, colors: bool) -> list[list[Program]]:
+    """Return what runs on a node, as the supervisor starts it; stopped the other way round.
+
+    Signers are the first to stop: while the others run, they give their partitions back.
+    """
+    unattended = os.environ.get(NO_RESTART, "").split(",")
     style = "color" if colors else "plain"
-    worker = (sys.executable, "-m", "services.cli", "run")
+    command = (sys.executable, "-m", "services.cli", "run")
     options = ("--config", str(config_file(data)), "--log-format", style, "--with-parent")
-    argvs = {
-        "nats-server": tuple(server_process.command(server_conf(data))),
-        "leader-elector": (*worker, "leader-elector", *options),
-        "root-manager": (*worker, "root-manager", *options),
-        "replicator": (*worker, "replicator", *options),
-    }
-    argvs |= {
-        f"signer-{slot}": (*worker, "signer", "--slot", str(slot), *options)
-        for slot in range(signers)
-    }
+
+    def worker(worker: str, *arguments: str, name: str | None = None) -> Program:
+        name = name or worker
+        argv = (*command, worker, *arguments, *options)
+        return Program(name=name, argv=argv, restart=name not in unattended)
+
+    server = Program(
+        name="nats-server",
+        argv=tuple(server_process.command(server_conf(data))),
+        restart="nats-server" not in unattended,
+        retell=_of_nats_server,
+    )
     return [
-        Program(name=name, argv=argv, restart=name not in unattended)
-        for name, argv in argvs.items()
+        [server],
+        [worker("leader-elector"), worker("root-manager"), worker("replicator")],
+        [worker("signer", "--slot", str(i), name=f"signer-{i}") for i in range(signers)],
     ]
+
+
+def _of_nats_server(line: str) -> str | None:
+    """Retell a line of nats-server's log: no banner, no date, and of its plain news the few."""
+    match = _NATS_LOG.fullmatch(line)
+    if match is None or match["level"] != "INF":
+        return line if match is None else f"{match['time']} [{match['level']}] {match['text']}"
+    return f"{match['time']} {match['text']}" if _NATS_NEWS.search(match["text"]) else None
 
 
 async def _say_ready(config: NodeConfig, data: Path) -> None:

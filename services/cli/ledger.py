@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,7 +25,10 @@ from services.cli.common import (
 
 if TYPE_CHECKING:
     from events.envelope import Recorded, Stored
+    from projections.verify import Fault, Summary
     from services.cli.selection import Selection
+
+PROGRESS_EVERY: Final = 1000  # entries
 
 app = typer.Typer(no_args_is_help=True, help="The ledger: read it, verify it.")
 
@@ -98,6 +102,79 @@ async def _replay(target: Target, selection: Selection, *, json: bool, follow: b
                 return
     finally:
         await client.close()
+
+
+@app.command("verify")
+def verify(
+    json: JsonOption = False,
+    data: DataOption = None,
+    context: ContextOption = None,
+    user: UserOption = None,
+    datacenter: DatacenterOption = None,
+) -> None:
+    """Fold the whole ledger from its first entry, and check every rule that it must keep.
+
+    Prints what was checked, and how much; each fault as `fault sequence=N check=NAME: ...`. Ends
+    with exit code 1 where there is a fault.
+    """
+    import msgspec
+
+    target = find(
+        data=data, context=context, user=user, datacenter=datacenter, default_user="auditor"
+    )
+    faults, summary = run(_verify(target))
+    if json:
+        print(msgspec.json.encode({"faults": faults, "summary": summary}).decode())
+    else:
+        _report(faults, summary)
+    if faults:
+        raise typer.Exit(Exit.FAULT)
+
+
+async def _verify(target: Target) -> tuple[list[Fault], Summary]:
+    from projections.verify import Verifier
+    from services.client import CaClient
+
+    verifier = Verifier(target.datacenter)
+    faults: list[Fault] = []
+    client = await CaClient.connect(
+        target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
+    )
+    try:
+        last = await client.last_sequence()
+        async for stored in client.replay(gaps=True):
+            if stored.sequence > last:
+                break  # what comes while we look is not looked at
+            faults += verifier.check(stored)
+            if stored.sequence % PROGRESS_EVERY == 0 and sys.stderr.isatty():
+                print(f"\r{stored.sequence} of {last}", end="\r", file=sys.stderr, flush=True)
+        faults += verifier.finish(last_sequence=last)
+    finally:
+        await client.close()
+    return faults, verifier.summary()
+
+
+def _report(faults: list[Fault], summary: Summary) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from projections.verify import CHECKS
+
+    for fault in faults:
+        print(f"fault sequence={fault.sequence} check={fault.check}: {fault.text}")
+    table = Table(
+        title=f"ledger: sequences {summary.first} to {summary.last}, {summary.events} events, "
+        f"{summary.leaves} certificates"
+    )
+    table.add_column("checked")
+    table.add_column("that", overflow="fold")
+    table.add_column("how often", justify="right")
+    table.add_column("faults", justify="right")
+    for check, rule in CHECKS.items():
+        found = sum(fault.check == check for fault in faults)
+        table.add_row(check, rule, str(summary.checked.get(check, 0)), str(found or ""))
+    Console().print(table)
+    print(f"{len(faults)} faults" if faults else "no faults")
 
 
 def _events(stored: Stored, datacenter: str) -> Iterator[Recorded]:
