@@ -1,0 +1,172 @@
+"""The leader-elector: one a node; holds the leader's lease if it can, and records that it leads."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Literal
+
+import structlog
+from nats.aio.client import Client
+
+from events.log import ConflictError, GapError, Ledger, LedgerError, OutcomeUnknownError
+from events.subjects import Subjects
+from services.breakpoints import reached
+from services.clock import Clock, Entropy, SystemClock, SystemEntropy
+from services.config import NodeConfig
+from services.following import AuthorityFollower
+from services.leader_elector import decide
+from services.leases import LeaderLease, Lease, LeaseLostError
+from services.stamping import Stamper, source
+from services.startup import open_worker
+from services.waiting import any_set, cancelled, set_by
+
+TRY_SECONDS: Final = 0.25  # between two looks at a lease that another holds
+LOOK_SECONDS: Final = 1.0  # between two looks at the ledger should nothing be heard
+ATTEMPTS_MAX: Final = 10  # of deciding again after a conflict
+
+log = structlog.get_logger()
+
+
+async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None:
+    """Run until `stop` is set, then give up the lead at once."""
+    del slot  # a node has one
+    worker = await open_worker(config, "leader-elector")
+    try:
+        await LeaderElector(
+            worker.nc,
+            worker.subjects,
+            worker.ledger,
+            config,
+            clock=SystemClock(),
+            entropy=SystemEntropy(),
+        ).run(stop)
+    finally:
+        await worker.nc.close()
+
+
+class LeaderElector:
+    """One run of a node's leader-elector."""
+
+    def __init__(
+        self,
+        nc: Client,
+        subjects: Subjects,
+        ledger: Ledger,
+        config: NodeConfig,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._nc = nc
+        self._subjects = subjects
+        self._ledger = ledger
+        self._node = config.node
+        self._lease_seconds = config.lease_seconds
+        self._follower = AuthorityFollower(ledger, subjects.datacenter)
+        self._stamper = Stamper(
+            source(subjects.datacenter, "leader-elector", config.node), clock, entropy
+        )
+        self._holder = entropy.ulid(clock.now())
+        self._lease = Lease(nc, subjects, subjects.leader_lease(), ttl_seconds=config.lease_seconds)
+        self._term = 0  # that this run recorded, or tried to
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Try for the lease, lead while it is held, until `stop` is set.
+
+        Raises OutcomeUnknownError, GapError or UnknownEventTypeError: this run must end.
+        """
+        woken = await set_by(self._nc, self._subjects.live_authority)
+        while not stop.is_set():
+            try:
+                if await self._lease.take(self._value(term=0)):
+                    await self._lead(woken, stop)
+            except (OutcomeUnknownError, GapError):
+                raise
+            except LedgerError as error:  # the world failed: again, for ever, loudly
+                log.warning("cannot lead now", node=self._node, error=str(error))
+            await any_set(stop, timeout=TRY_SECONDS)
+
+    async def _lead(self, woken: asyncio.Event, stop: asyncio.Event) -> None:
+        """Lead until the lease is lost or `stop` is set; the lease is held by nobody then."""
+        reached("leader_elector.lease_won")
+        keeping = asyncio.create_task(self._lease.keep())
+        leading = asyncio.create_task(self._stay_leader(woken))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({keeping, leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancelled(leading, keeping, stopping)
+            await self._give_up("shutdown" if stop.is_set() else "lease_lost")
+        for task in (keeping, leading):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                if not isinstance(error, LeaseLostError):
+                    raise error
+                log.warning("the lead is lost", node=self._node, error=str(error))
+
+    async def _stay_leader(self, woken: asyncio.Event) -> None:
+        """See to it that the ledger says so, too, and go on looking.
+
+        It may stop saying so while the lease is held: an append that another elector had in flight
+        when it lost the lease can still be stored, as long as it is the first after its fold.
+        """
+        while True:
+            woken.clear()
+            await self._record()
+            await any_set(woken, timeout=LOOK_SECONDS)
+
+    async def _record(self) -> None:
+        state = await self._follower.catch_up()
+        for _ in range(ATTEMPTS_MAX):
+            if decide.leads(state, node=self._node, term=self._term):
+                break
+            if not self._lease.held:  # we were stopped for longer than it lives
+                raise LeaseLostError("the lease is lost")
+            event = decide.acquire(state, node=self._node, lease_revision=self._lease.revision)
+            self._term = event.term
+            try:
+                appended = await self._ledger.append_authority(
+                    [self._stamper.stamp(event, subject=self._node)],
+                    term=event.term,
+                    expected_sequence=state.position,
+                )
+            except ConflictError as conflict:
+                state = await self._follower.catch_up(at_least=conflict.last_sequence)
+            else:
+                reached("leader_elector.acquired")
+                log.info("leading", node=self._node, term=event.term)
+                state = await self._follower.catch_up(at_least=appended.sequence)
+        else:
+            raise LedgerError(f"the ledger moved on {ATTEMPTS_MAX} times: not leading yet")
+        if self._lease.value != self._value(term=self._term):
+            await self._lease.put(self._value(term=self._term))
+
+    async def _give_up(self, reason: Literal["shutdown", "lease_lost"]) -> None:
+        """Record the end of the term if the ledger still knows it, and free the lease."""
+        try:
+            async with asyncio.timeout(self._lease_seconds):
+                await self._release(reason)
+        except (LedgerError, TimeoutError) as error:
+            log.warning("the end of the lead is not recorded", node=self._node, error=str(error))
+        finally:
+            await self._lease.release()
+
+    async def _release(self, reason: Literal["shutdown", "lease_lost"]) -> None:
+        state = await self._follower.catch_up()
+        for _ in range(ATTEMPTS_MAX):
+            event = decide.release(state, node=self._node, term=self._term, reason=reason)
+            if event is None:
+                return
+            try:
+                await self._ledger.append_authority(
+                    [self._stamper.stamp(event, subject=self._node)],
+                    term=event.term,
+                    expected_sequence=state.position,
+                )
+            except ConflictError as conflict:
+                state = await self._follower.catch_up(at_least=conflict.last_sequence)
+            else:
+                log.info("not leading any more", node=self._node, term=event.term, reason=reason)
+                return
+
+    def _value(self, *, term: int) -> LeaderLease:
+        return LeaderLease(node=self._node, term=term, holder=self._holder)

@@ -1,0 +1,241 @@
+"""The root-manager: the CA manager of a datacenter; one a node, acts while its node leads."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+from nats.aio.client import Client
+
+from events.authority import CAConfig
+from events.log import (
+    ConflictError,
+    GapError,
+    Ledger,
+    LedgerError,
+    OutcomeUnknownError,
+)
+from events.subjects import Subjects
+from services.breakpoints import reached
+from services.clock import Clock, Entropy, SystemClock, SystemEntropy
+from services.config import NodeConfig
+from services.following import AuthorityFollower
+from services.keys.buckets import root_keys, signing_keys
+from services.leases import Leases, read_leases
+from services.root_manager import ceremony, stamped
+from services.root_manager.assignment import SignerRun
+from services.root_manager.decide import (
+    Acting,
+    AssignSigners,
+    Command,
+    Initialise,
+    decide,
+    leads,
+)
+from services.root_manager.roots import RootChanges, RootsService
+from services.root_manager.unrecorded import destroy_unrecorded
+from services.stamping import Stamper, source
+from services.startup import open_worker
+from services.waiting import any_set, cancelled, set_by
+
+LEASES_SECONDS: Final = 0.25  # between two looks at the leases while its node leads
+LEASES_SHARE: Final = 10  # of the time, one part at most is spent on reading many leases
+FOLLOW_SECONDS: Final = 1.0  # between two looks at the ledger should nothing be heard
+RETRY_SECONDS: Final = 1.0  # after the world failed
+SWEEP_SECONDS: Final = 600.0  # between two looks for keys that were never recorded
+MADE_SECONDS: Final = 600.0  # what was made and not recorded is used; below unrecorded.AGE_MIN
+ATTEMPTS_MAX: Final = 10  # of deciding again after a conflict
+
+log = structlog.get_logger()
+
+
+async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None:
+    """Run until `stop` is set."""
+    del slot  # a node has one
+    worker = await open_worker(config, "root-manager")
+    try:
+        await RootManager(
+            worker.nc,
+            worker.subjects,
+            worker.ledger,
+            config,
+            clock=SystemClock(),
+            entropy=SystemEntropy(),
+        ).run(stop)
+    finally:
+        await worker.nc.close()
+
+
+class RootManager:
+    """One run of a node's root-manager."""
+
+    def __init__(
+        self,
+        nc: Client,
+        subjects: Subjects,
+        ledger: Ledger,
+        config: NodeConfig,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        """Open the key stores; raises KeyEncryptionKeyError."""
+        self._nc = nc
+        self._subjects = subjects
+        self._ledger = ledger
+        self._config = config
+        self._clock = clock
+        self._entropy = entropy
+        self._root_keys = root_keys(nc, subjects, config.keys)
+        self._signing_keys = signing_keys(nc, subjects, config.keys)
+        self._follower = AuthorityFollower(ledger, subjects.datacenter)
+        self._roots = RootsService(nc, subjects)
+        self._changes = RootChanges(nc, subjects)
+        self._stamper = Stamper(
+            source(subjects.datacenter, "root-manager", config.node), clock, entropy
+        )
+        self._made: tuple[Initialise, float] | None = None  # and the loop's time
+        self._published: tuple[int, int] | None = None  # (term, bundle sequence) seen out
+        self._swept = (0, 0.0)  # (term, the loop's time)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow `authority`, answer, and act while this node leads, until `stop` is set.
+
+        Raises WrongKeyEncryptionKeyError before anything is changed; OutcomeUnknownError, GapError
+        or UnknownEventTypeError: this run must end.
+        """
+        await self._root_keys.check()
+        await self._signing_keys.check()
+        await self._roots.start()
+        following = asyncio.create_task(self._follow(stop))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            # What is under way may end; where it does not, it is cut off like by a crash.
+            await asyncio.wait({following}, timeout=self._config.lease_seconds)
+        finally:
+            await cancelled(following, stopping)
+        if not following.cancelled():
+            following.result()
+
+    async def act(self, acting: Acting, leases: Leases) -> None:
+        """Do everything that is due, under a lease that was read: each step decides for itself."""
+        state = await self._follower.catch_up()
+        if leads(state, acting) and state.configuration is None:
+            await self._initialise(acting)
+        await self._publish_roots(acting)
+        alive = tuple(
+            SignerRun(
+                signer=lease.signer, node=lease.node, slot=lease.slot, stopping=lease.stopping
+            )
+            for lease in leases.signers
+        )
+        await self.carry_out(acting, AssignSigners(alive=alive))
+        await self._sweep(acting)
+
+    async def carry_out(self, acting: Acting, command: Command) -> bool:
+        """Fold, decide, append; again where the ledger moved on; return whether it was appended.
+
+        What is decided carries the state that it was decided on, so what a conflict refuses is
+        decided anew and never sent again. Raises LedgerError after ATTEMPTS_MAX conflicts.
+        """
+        state = await self._follower.catch_up()
+        for _ in range(ATTEMPTS_MAX):
+            decision = decide(state, acting, command)
+            if not decision.events:
+                return False
+            reached("root_manager.decided")
+            try:
+                appended = await self._ledger.append_authority(
+                    stamped.events(decision, self._stamper, datacenter=state.datacenter),
+                    term=acting.term,
+                    expected_sequence=state.position,
+                    grants=stamped.grants(decision, self._stamper),
+                )
+            except ConflictError as conflict:
+                state = await self._follower.catch_up(at_least=conflict.last_sequence)
+                continue
+            reached("root_manager.appended")
+            await self._follower.catch_up(at_least=appended.sequence)
+            return True
+        raise LedgerError(
+            f"the ledger moved on {ATTEMPTS_MAX} times: {type(command).__name__} waits"
+        )
+
+    async def _follow(self, stop: asyncio.Event) -> None:
+        woken = await set_by(self._nc, self._subjects.live_authority)
+        while not stop.is_set():
+            woken.clear()
+            try:
+                pause = await self._look()
+            except (OutcomeUnknownError, GapError):
+                raise
+            except LedgerError as error:  # the world failed: again, for ever, loudly
+                log.warning("cannot go on now", node=self._config.node, error=str(error))
+                pause = RETRY_SECONDS
+            await any_set(woken, stop, timeout=pause)
+
+    async def _look(self) -> float:
+        """Fold what is new, show it, act where this node leads; return when to look again."""
+        state = await self._follower.catch_up()
+        self._roots.show(state)
+        if state.leader is None or state.leader.node != self._config.node:
+            return FOLLOW_SECONDS
+        began = self._time()
+        leases = await read_leases(self._nc, self._subjects)
+        pause = max(LEASES_SECONDS, LEASES_SHARE * (self._time() - began))
+        if leases.unreadable:
+            log.warning("leases that are none of ours", keys=leases.unreadable)
+        held = leases.leader
+        if held is not None and held.term > 0:
+            acting = Acting(node=held.node, term=held.term)
+            if leads(state, acting):
+                await self.act(acting, leases)
+                self._roots.show(self._follower.state)
+        return pause
+
+    async def _initialise(self, acting: Acting) -> None:
+        """Make the authority; what was made is kept for the next try, should this one fail."""
+        if self._made is None or self._time() - self._made[1] > MADE_SECONDS:
+            config = self._config
+            names = ceremony.name_authority(
+                config.datacenter, config.initial.trust_domain, self._entropy
+            )
+            made = await ceremony.make_authority(
+                names,
+                CAConfig(csr_max_per_second=config.initial.csr_max_per_second),
+                root_keys=self._root_keys,
+                signing_keys=self._signing_keys,
+                now=self._clock.now(),
+                entropy=self._entropy,
+            )
+            self._made = (made, self._time())
+        initialise, _ = self._made
+        if await self.carry_out(acting, initialise):
+            trust_domain = initialise.configured.trust_domain
+            log.info("a new authority", trust_domain=trust_domain, root=initialise.root.root_id)
+
+    async def _publish_roots(self, acting: Acting) -> None:
+        state = self._follower.state
+        current = (acting.term, state.bundle_sequence)
+        if self._published == current or not leads(state, acting):
+            return
+        if await self._changes.publish(state):
+            log.info("roots published", ledger_sequence=state.bundle_sequence)
+        reached("root_manager.roots_published")
+        self._published = current
+
+    async def _sweep(self, acting: Acting) -> None:
+        """Clean up when a term begins, and now and then."""
+        term, at = self._swept
+        if term == acting.term and self._time() - at < SWEEP_SECONDS:
+            return
+        self._swept = (acting.term, self._time())
+        await destroy_unrecorded(
+            [self._root_keys, self._signing_keys], self._follower, now=self._clock.now()
+        )
+
+    @staticmethod
+    def _time() -> float:
+        return asyncio.get_running_loop().time()

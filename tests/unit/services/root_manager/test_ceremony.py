@@ -1,0 +1,106 @@
+"""What a new authority is made of."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from events.authority import CAConfig
+from services.clock import SystemEntropy
+from services.pki import certificates
+from services.root_manager import ceremony
+from services.root_manager.decide import Initialise
+from tests.factories import NOW
+from tests.unit.services.root_manager.keys import KeysInMemory
+
+HOUR = timedelta(hours=1)
+
+
+async def make(config: CAConfig, trust_domain: str | None = None) -> Initialise:
+    return await ceremony.make_authority(
+        ceremony.name_authority("dc1", trust_domain, SystemEntropy()),
+        config,
+        root_keys=KeysInMemory(),
+        signing_keys=KeysInMemory(),
+        now=NOW.replace(microsecond=123),
+        entropy=SystemEntropy(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("key_type", "bits"), [("ec", 256), ("ec", 384), ("rsa", 2048), ("rsa", 3072)]
+)
+async def test_the_intermediate_is_signed_by_the_root_for_every_key_type(
+    key_type: str, bits: int
+) -> None:
+    made = await make(CAConfig(private_key_type=key_type, private_key_bits=bits))  # type: ignore[arg-type]  # one of the two, from the table above
+    root = certificates.load(made.root.certificate)
+    intermediate = certificates.load(made.intermediate.certificate)
+
+    root.verify_directly_issued_by(root)
+    intermediate.verify_directly_issued_by(root)
+    assert (made.root.key_type, made.root.key_bits) == (key_type, bits)
+    assert made.root.key_id == made.root_key.key_id == _key_id(made.root.certificate)
+    assert made.intermediate.signing_key_id == made.signing_key.key_id
+    assert made.signing_key.key_id == _key_id(made.intermediate.certificate)
+
+
+async def test_root_and_intermediate_live_as_long_as_consuls_and_begin_an_hour_before() -> None:
+    made = await make(CAConfig())
+
+    assert made.root.not_before == made.intermediate.not_before == NOW - HOUR
+    assert made.root.not_after == NOW + 87600 * HOUR
+    assert made.intermediate.not_after == NOW + 8760 * HOUR
+
+
+async def test_an_intermediate_never_outlives_its_root() -> None:
+    made = await make(CAConfig(root_cert_ttl_seconds=3600, intermediate_cert_ttl_seconds=7200))
+
+    assert made.intermediate.not_after == made.root.not_after == NOW + HOUR
+
+
+async def test_the_events_say_what_the_certificates_say() -> None:
+    made = await make(CAConfig())
+
+    for told in (made.root, made.intermediate):
+        certificate = certificates.load(told.certificate)
+        assert certificate.not_valid_before_utc == told.not_before
+        assert certificate.not_valid_after_utc == told.not_after
+    assert made.root.root_id == certificates.root_id(made.root.certificate)
+    assert made.intermediate.root_id == made.root.root_id
+    assert made.root.name == "Consul CA Primary Cert"
+    assert made.root.external_trust_domain == made.configured.cluster_id
+
+
+async def test_the_trust_domain_follows_from_the_cluster_id_unless_it_is_named() -> None:
+    assert_named = (await make(CAConfig(), "Example.ORG")).configured
+    by_itself = (await make(CAConfig())).configured
+
+    assert assert_named.trust_domain == "example.org"
+    assert by_itself.trust_domain == f"{by_itself.cluster_id}.consul"
+    assert by_itself.cluster_id != assert_named.cluster_id
+
+
+async def test_root_and_intermediate_have_names_and_serials_of_their_own() -> None:
+    made = await make(CAConfig())
+    root, intermediate = (
+        certificates.load(each.certificate) for each in (made.root, made.intermediate)
+    )
+
+    assert _common_name(root) != _common_name(intermediate)
+    suffix = f".consul.ca.{made.configured.cluster_id[:8]}.consul"
+    assert all(_common_name(each).endswith(suffix) for each in (root, intermediate))
+    assert root.serial_number != intermediate.serial_number
+
+
+def _key_id(certificate: bytes) -> str:
+    return certificates.key_id(certificates.public_key_of(certificate))
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    (attribute,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert isinstance(attribute.value, str)
+    return attribute.value
