@@ -170,16 +170,23 @@ no_auth_user: ca
 class NatsCluster:
     """Three servers that replicate each other's streams; used as `NatsServer` is."""
 
-    def __init__(self, folder: Path, *, datacenter: str = "dc1", size: int = 3) -> None:
-        routes = [free_port() for _ in range(size)]
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        datacenter: str = "dc1",
+        sync_always: Sequence[bool] = (True, True, True),
+    ) -> None:
+        routes = [free_port() for _ in sync_always]
         self.servers = [
             NatsServer(
                 folder,
                 datacenter=datacenter,
+                sync_always=always,
                 name=f"n{index}",
                 cluster=_cluster(index, routes),
             )
-            for index in range(size)
+            for index, always in enumerate(sync_always)
         ]
         self._clients: list[Client] = []
 

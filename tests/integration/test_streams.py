@@ -1,0 +1,169 @@
+"""Streams are made once, never over data, and everybody says what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+
+from events.ledger import JetStreamLedger
+from events.subjects import Subjects
+from services import streams
+from services.streams import SetupError
+from tests.ledger import acquired
+from tests.nats import NatsCluster, NatsServer
+
+SUBJECTS = Subjects("dc1")
+NAMES = [each["name"] for each in streams.stream_settings(SUBJECTS, replicas=1)]
+
+
+async def api(nc: Client, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    reply = await nc.request(f"$JS.API.{name}", json.dumps(body or {}).encode())
+    answer: dict[str, Any] = json.loads(reply.data)
+    assert "error" not in answer, answer
+    return answer
+
+
+async def edit(nc: Client, stream: str, **settings: Any) -> None:
+    config = (await api(nc, f"STREAM.INFO.{stream}"))["config"]
+    await api(nc, f"STREAM.UPDATE.{stream}", {**config, **settings})
+
+
+async def test_all_streams_are_made_once_and_then_found_as_they_must_be(nc: Client) -> None:
+    assert NAMES == [
+        "CA_LEDGER_dc1",
+        "CA_ROOTS_dc1",
+        "KV_CA_LEASES_dc1",
+        "KV_CA_ROOT_KEYS_dc1",
+        "KV_CA_SIGNING_KEYS_dc1",
+    ]
+    assert await streams.create(nc, SUBJECTS, replicas=1) == NAMES
+    assert await streams.create(nc, SUBJECTS, replicas=1) == []
+    await streams.check(nc, SUBJECTS)
+
+
+async def test_an_init_that_ended_midway_is_completed(nc: Client) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+    await api(nc, f"STREAM.DELETE.{NAMES[0]}")
+    await api(nc, f"STREAM.DELETE.{NAMES[3]}")
+
+    assert await streams.create(nc, SUBJECTS, replicas=1) == [NAMES[0], NAMES[3]]
+
+
+async def test_nothing_is_made_where_it_was_made_before(nc: Client) -> None:
+    with pytest.raises(SetupError, match=r"CA_LEDGER_dc1.*they were made before"):
+        await streams.create(nc, SUBJECTS, replicas=1, expected=True)
+    with pytest.raises(SetupError, match="CA_LEDGER_dc1: no such stream; run `caledger init`"):
+        await streams.check(nc, SUBJECTS)
+
+
+async def test_a_ledger_is_not_made_again_beside_streams_that_hold_messages(nc: Client) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+    await nc.request(SUBJECTS.key(SUBJECTS.root_keys_bucket, "k"), b"sealed")
+    await api(nc, f"STREAM.DELETE.{NAMES[0]}")
+
+    with pytest.raises(SetupError, match="CA_LEDGER_dc1: missing although KV_CA_ROOT_KEYS_dc1"):
+        await streams.create(nc, SUBJECTS, replicas=1)
+
+
+async def test_keys_are_not_made_again_beside_a_ledger_that_holds_entries(nc: Client) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+    await JetStreamLedger(nc, SUBJECTS).append_authority([acquired()], term=1, expected_sequence=0)
+    await api(nc, f"STREAM.DELETE.{NAMES[4]}")
+
+    with pytest.raises(SetupError, match="KV_CA_SIGNING_KEYS_dc1: missing although CA_LEDGER"):
+        await streams.create(nc, SUBJECTS, replicas=1)
+
+
+@pytest.mark.parametrize(
+    ("stream", "setting", "value"),
+    [
+        ("CA_LEDGER_dc1", "max_bytes", 10_000_000),
+        ("CA_LEDGER_dc1", "max_age", 3600 * 10**9),
+        ("CA_LEDGER_dc1", "duplicate_window", 120 * 10**9),
+        ("CA_LEDGER_dc1", "allow_direct", False),
+        ("CA_LEDGER_dc1", "discard", "old"),
+        ("CA_ROOTS_dc1", "republish", {"src": ">", "dest": "elsewhere.>"}),
+        ("KV_CA_LEASES_dc1", "subject_delete_marker_ttl", 5 * 10**9),
+        ("KV_CA_ROOT_KEYS_dc1", "max_msgs_per_subject", 5),
+    ],
+)
+async def test_a_setting_that_drifted_is_named(
+    nc: Client, stream: str, setting: str, value: object
+) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+    await edit(nc, stream, **{setting: value})
+
+    with pytest.raises(SetupError, match=f"{stream}: setting {setting} is .* must be"):
+        await streams.check(nc, SUBJECTS)
+    with pytest.raises(SetupError, match=f"{stream}: setting {setting} is .* must be"):
+        await streams.create(nc, SUBJECTS, replicas=1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("subject_transform", {"src": "ca.dc1.roots.log", "dest": "ca.dc1.roots.other"}),
+        ("sources", [{"name": "ELSEWHERE"}]),
+        ("persist_mode", "async"),
+    ],
+)
+async def test_a_setting_that_none_of_our_streams_has_is_named(
+    nc: Client, setting: str, value: object
+) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+    await api(nc, f"STREAM.DELETE.{NAMES[1]}")
+    roots = streams.stream_settings(SUBJECTS, replicas=1)[1]
+    await api(nc, f"STREAM.CREATE.{NAMES[1]}", {**roots, setting: value})
+
+    with pytest.raises(SetupError, match=f"CA_ROOTS_dc1: setting {setting}"):
+        await streams.check(nc, SUBJECTS)
+
+
+async def test_the_replicas_are_the_operators_to_change_but_not_by_init(nc: Client) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+
+    with pytest.raises(SetupError, match="num_replicas is 1 and must be 3"):
+        await streams.create(nc, SUBJECTS, replicas=3)
+
+
+async def test_a_durable_server_is_accepted(nc: Client) -> None:
+    await streams.check_durability(nc, SUBJECTS)
+
+
+async def test_a_server_with_the_default_sync_interval_is_refused(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, sync_always=False) as server:
+        nc = await server.client()
+        with pytest.raises(SetupError, match=r"nats-server n0 .*set `jetstream .*always"):
+            await streams.check_durability(nc, SUBJECTS)
+
+
+async def test_a_server_that_does_not_say_whether_it_is_durable_is_refused(nc: Client) -> None:
+    other = Subjects("dc1")
+    other.varz = "ca.nobody"
+    with pytest.raises(SetupError, match="no server says"):
+        await streams.check_durability(nc, other)
+
+
+async def test_a_server_that_is_away_is_not_taken_for_one_without_streams(
+    nats_server: NatsServer, nc: Client
+) -> None:
+    nats_server.pause()
+    try:
+        with pytest.raises(SetupError, match="does not answer"):
+            await streams.create(nc, SUBJECTS, replicas=1)
+    finally:
+        nats_server.resume()
+
+
+@pytest.mark.slow
+async def test_one_server_of_three_that_is_not_durable_is_named(tmp_path: Path) -> None:
+    async with NatsCluster(tmp_path, sync_always=(True, False, True)) as cluster:
+        nc = await cluster.client()
+        with pytest.raises(SetupError, match="nats-server n1 may lose"):
+            await streams.check_durability(nc, SUBJECTS)
+        assert await streams.create(nc, SUBJECTS, replicas=3) == NAMES
+        await streams.check(nc, SUBJECTS)
