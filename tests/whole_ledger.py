@@ -160,7 +160,8 @@ def certificate(
 
 
 def leaf(
-    name: str = "web",
+    service: str = "web",
+    /,
     *,
     grant: int,
     request_id: str | None = None,
@@ -169,13 +170,13 @@ def leaf(
     **overrides: Any,
 ) -> LeafIssued:
     """Return a leaf event with its real certificate."""
-    der = certificate(name, serial, signing_key)
+    der = certificate(service, serial, signing_key)
     loaded = certificates.load(der)
     event = LeafIssued(
         request_id=request_id,
-        identity=factories.service_uri(name),
+        identity=factories.service_uri(service),
         kind="service",
-        name=name,
+        name=service,
         serial=f"{serial:x}",
         key_id=key_id(LEAF_KEY),
         issuer_key_id=key_id(signing_key),
@@ -183,7 +184,7 @@ def leaf(
         not_after=loaded.not_valid_after_utc,
         certificate=der,
         csr_sha256="c" * 64,
-        signer=signer_of(name),
+        signer=signer_of(service),
         grant_sequence=grant,
         requester=None,
     )
@@ -220,7 +221,8 @@ def counted(signer: str, *, grant: int) -> LeafRefusalsCounted:
 class WholeLedger:
     """Entries one after the other, each as well-formed as it is asked to be."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tick: timedelta = timedelta(seconds=1)) -> None:
+        self._tick = tick  # of the writers' clock, from one event to the next
         self.stored: list[Stored] = []
         self.authority = 0  # last sequence on `authority`
         self.term = 0
@@ -241,7 +243,7 @@ class WholeLedger:
             id=event_id or ulid(self._ids),
             source="/caledger/dc1/test/n1",
             subject="test",
-            time=time or NOW + timedelta(seconds=self._ids),
+            time=time or NOW + self._tick * self._ids,
             event=event,
             correlation_id="c0ffee",
         )
@@ -322,12 +324,12 @@ class WholeLedger:
             SUBJECTS.leaves(signer), encode_entry([self._stamped(event) for event in events])
         )
 
-    def issue(self, name: str = "web", **overrides: Any) -> int:
+    def issue(self, service: str = "web", /, **overrides: Any) -> int:
         """Store one leaf, by the signer that may; `overrides` as `leaf` takes them."""
-        signer = signer_of(name)
+        signer = signer_of(service)
         overrides.setdefault("grant", self.grants[signer])
         overrides.setdefault("serial", factories.SERIAL + 1000 + self.last)
-        return self.leaves(signer, leaf(name, **overrides))
+        return self.leaves(signer, leaf(service, **overrides))
 
     def begin(self) -> None:
         """Store all that comes before the first leaf: sequences 1 to 5."""
@@ -345,9 +347,9 @@ class WholeLedger:
         return event if isinstance(event, NewEvent) else self.stamp(event)
 
 
-def small_ledger() -> WholeLedger:
+def small_ledger(*, tick: timedelta = timedelta(seconds=1)) -> WholeLedger:
     """Return a ledger with events of every type, and nothing wrong with it."""
-    ledger = WholeLedger()
+    ledger = WholeLedger(tick=tick)
     ledger.begin()
     for number, name in enumerate(("web", "api", "db", "billing.eu", "ütf 8")):
         ledger.issue(name, request_id=f"r-{number}")

@@ -1,0 +1,208 @@
+"""The index of what was issued: exact, fast, and silent rather than wrong."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from events.envelope import Envelope, Recorded
+from events.leaves import LeafIssued
+from projections import store
+from projections.issuance import IssuanceReader, LeafRow, WentBackError, _issued, _leaf_row
+from projections.ledger_fold import LedgerFold, read
+from tests import factories
+from tests.whole_ledger import EVEN, WholeLedger, leaf, small_ledger
+
+WEB = factories.service_uri("web")
+
+
+async def fill(path: Path, ledger: WholeLedger, *, up_to: int | None = None) -> None:
+    store.create(path, datacenter="dc1")
+    fold = LedgerFold("dc1")
+    stored = ledger.stored[:up_to]
+    folded = [f for s in stored for f in fold.fold(read(s, datacenter="dc1"))]
+    async with store.ProjectionStore(path) as projections:
+        await projections.apply(folded)
+
+
+async def test_a_repeated_request_finds_the_event_that_answered_it(tmp_path: Path) -> None:
+    ledger = WholeLedger()
+    ledger.begin()
+    event = leaf("web", grant=ledger.grants[EVEN], request_id="r-1", requester="UABC")
+    stamped = ledger.stamp(event)
+    ledger.leaves(EVEN, leaf("api", grant=ledger.grants[EVEN], request_id="r-1"), stamped)
+    await fill(tmp_path / "p", ledger)
+    reader = IssuanceReader(tmp_path / "p")
+
+    found = reader.find(WEB, "r-1")
+
+    assert found is not None
+    assert (found.sequence, found.position, found.event_id) == (6, 1, stamped.id)
+    assert (found.leaf, found.irregular) == (event, None)
+    assert reader.find(WEB, "r-2") is None
+    assert reader.find(factories.service_uri("db"), "r-1") is None
+    assert reader.position() == 6
+    reader.close()
+
+
+moments = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-11, minutes=30))]))
+
+
+@given(
+    st.builds(
+        lambda **changes: replace(leaf(grant=4), **changes),
+        not_before=moments,
+        not_after=moments,
+        requester=st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+        request_id=st.none() | st.just("r-1"),
+        certificate=st.binary(),
+        grant_sequence=st.integers(0, 2**63 - 1),
+    )
+)
+def test_a_row_is_read_back_as_the_event_that_it_was_made_of(event: LeafIssued) -> None:
+    stamped = WholeLedger().stamp(event)
+    recorded = Recorded(
+        sequence=9,
+        position=3,
+        stored=stamped.time,
+        envelope=Envelope(
+            specversion="1.0",
+            id=stamped.id,
+            source="/x",
+            type=event.TYPE,
+            subject="x",
+            time=stamped.time,
+            datacontenttype="application/json",
+            data=b"",  # type: ignore[arg-type]  # not looked at
+        ),
+        event=event,
+        raw=b"",
+    )
+
+    row = _leaf_row(recorded, event, None)
+
+    columns = tuple(getattr(row, name) for name in LeafRow.__struct_fields__)
+    assert _issued(columns).leaf == event
+
+
+async def test_the_first_of_two_is_the_answer_for_ever(tmp_path: Path) -> None:
+    ledger = WholeLedger()
+    ledger.begin()
+    first = ledger.issue("web", request_id="r-1")
+    ledger.issue("web", request_id="r-1")
+    await fill(tmp_path / "p", ledger)
+    reader = IssuanceReader(tmp_path / "p")
+
+    found = reader.find(WEB, "r-1")
+
+    assert found is not None
+    assert found.sequence == first
+    assert [each.sequence for each in reader.by_identity(WEB)] == [first + 1, first]
+    assert len(reader.by_identity(WEB, limit=1)) == 1
+    reader.close()
+
+
+async def test_an_irregular_leaf_is_found_and_says_so(tmp_path: Path) -> None:
+    ledger = WholeLedger()
+    ledger.begin()
+    ledger.issue("web", request_id="r-1", grant=3)
+    await fill(tmp_path / "p", ledger)
+    reader = IssuanceReader(tmp_path / "p")
+
+    found = reader.find(WEB, "r-1")
+
+    assert found is not None
+    assert found.irregular is not None
+    assert found.irregular.startswith("grant: ")
+    assert reader.counts().irregular == 1
+    reader.close()
+
+
+async def test_what_there_is_is_counted(tmp_path: Path) -> None:
+    await fill(tmp_path / "p", small_ledger())
+    reader = IssuanceReader(tmp_path / "p")
+
+    counts = reader.counts()
+
+    assert (counts.position, counts.leaves, counts.refusals) == (small_ledger().last, 10, 1)
+    assert (counts.irregular, counts.refusals_counted) == (0, 73)
+    reader.close()
+
+
+def test_a_file_that_is_not_there_yet_is_at_the_beginning(tmp_path: Path) -> None:
+    reader = IssuanceReader(tmp_path / "p")
+
+    assert reader.position() == 0
+    assert reader.find(WEB, "r-1") is None
+    assert reader.counts().leaves == 0
+
+
+async def test_a_reader_sees_what_is_written_after_it_opened(tmp_path: Path) -> None:
+    ledger = small_ledger()
+    await fill(tmp_path / "p", ledger, up_to=5)
+    reader = IssuanceReader(tmp_path / "p")
+    assert (reader.position(), reader.find(WEB, "r-0")) == (5, None)
+
+    fold = LedgerFold("dc1")
+    rest = [f for s in ledger.stored for f in fold.fold(read(s, datacenter="dc1"))][5:]
+    async with store.ProjectionStore(tmp_path / "p") as projections:
+        await projections.apply(rest)
+        assert reader.position() == ledger.last
+        assert reader.find(WEB, "r-0") is not None
+    reader.close()
+
+
+async def test_f10_a_file_that_knows_less_than_it_did_gives_no_answer(tmp_path: Path) -> None:
+    """Else a signer would issue a second certificate for a request that has one."""
+    await fill(tmp_path / "p", small_ledger())
+    reader = IssuanceReader(tmp_path / "p")
+    assert reader.position() == small_ledger().last
+
+    store.delete(tmp_path / "p")
+    with pytest.raises(WentBackError):
+        reader.find(WEB, "r-0")
+    assert reader.position() == 0
+
+    await fill(tmp_path / "p", small_ledger(), up_to=5)
+    with pytest.raises(WentBackError):
+        reader.find(WEB, "r-0")
+    assert reader.position() == 5
+
+    await fill(tmp_path / "new", small_ledger())
+    store.move(tmp_path / "new", tmp_path / "p")
+    assert reader.find(WEB, "r-0") is not None
+    reader.close()
+
+
+async def test_a_file_of_other_software_knows_nothing(tmp_path: Path) -> None:
+    import sqlite3
+
+    await fill(tmp_path / "p", small_ledger())
+    db = sqlite3.connect(tmp_path / "p")
+    db.execute("UPDATE meta SET versions = ?", ('{"issuance":0}',))
+    db.commit()
+    db.close()
+    reader = IssuanceReader(tmp_path / "p")
+
+    assert (reader.position(), reader.find(WEB, "r-0")) == (0, None)
+
+
+async def test_a_look_up_is_fit_for_the_hot_path(tmp_path: Path) -> None:
+    """About 10 us; the bound leaves room for a busy machine."""
+    await fill(tmp_path / "p", small_ledger())
+    reader = IssuanceReader(tmp_path / "p")
+    best = float("inf")
+    for _ in range(20):
+        start = time.perf_counter()
+        for _ in range(100):
+            reader.find(WEB, "r-0")
+        best = min(best, (time.perf_counter() - start) / 100)
+    reader.close()
+
+    assert best < 100e-6

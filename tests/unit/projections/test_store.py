@@ -1,0 +1,148 @@
+"""The projections file: rows and position in step, and no other ledger's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from events.envelope import Stored
+from projections import store
+from projections.ledger_fold import Folded, LedgerFold, read
+from tests.whole_ledger import SUBJECTS, WholeLedger, leaf, small_ledger, ulid
+
+
+def folded(stored: Sequence[Stored]) -> list[Folded]:
+    fold = LedgerFold("dc1")
+    return [f for each in stored for f in fold.fold(read(each, datacenter="dc1"))]
+
+
+async def filled(path: Path, batches: Sequence[Sequence[Folded]]) -> list[str]:
+    store.create(path, datacenter="dc1")
+    async with store.ProjectionStore(path) as projections:
+        for batch in batches:
+            await projections.apply(batch)
+    return list(store.dump(path))
+
+
+async def test_the_rows_do_not_depend_on_how_the_ledger_was_cut_into_batches(
+    tmp_path: Path,
+) -> None:
+    whole = folded(small_ledger().stored)
+
+    at_once = await filled(tmp_path / "a", [whole])
+    one_by_one = await filled(tmp_path / "b", [[each] for each in whole])
+
+    assert at_once == one_by_one
+    assert {line.split()[0] for line in at_once} == {
+        "meta",
+        "event_ids",
+        "terms",
+        "grants",
+        "leaves",
+        "refusals",
+        "refusal_counts",
+    }
+
+
+async def test_a_failure_before_the_commit_leaves_rows_and_position_as_they_were(
+    tmp_path: Path,
+) -> None:
+    whole = folded(small_ledger().stored)
+    before = await filled(tmp_path / "a", [whole[:5]])
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    async with store.ProjectionStore(tmp_path / "a") as projections:
+        with pytest.raises(KeyboardInterrupt):
+            await projections.apply(whole[5:], written=fail)
+        assert projections.position == 5
+        assert list(store.dump(tmp_path / "a")) == before
+        await projections.apply(whole[5:])
+
+    assert list(store.dump(tmp_path / "a")) == await filled(tmp_path / "b", [whole])
+
+
+async def test_f10_a_batch_that_does_not_follow_is_refused(tmp_path: Path) -> None:
+    whole = folded(small_ledger().stored)
+    store.create(tmp_path / "a", datacenter="dc1")
+    async with store.ProjectionStore(tmp_path / "a") as projections:
+        with pytest.raises(AssertionError):
+            await projections.apply(whole[1:])
+
+
+async def test_a_second_writer_is_noticed_and_changes_nothing(tmp_path: Path) -> None:
+    whole = folded(small_ledger().stored)
+    store.create(tmp_path / "a", datacenter="dc1")
+    async with (
+        store.ProjectionStore(tmp_path / "a") as one,
+        store.ProjectionStore(tmp_path / "a") as other,
+    ):
+        await one.apply(whole[:5])
+        with pytest.raises(store.OtherWriterError):
+            await other.apply(whole)
+
+    assert store.read_meta(tmp_path / "a").position == 5
+
+
+async def test_event_ids_that_are_used_up_are_known(tmp_path: Path) -> None:
+    await filled(tmp_path / "a", [folded(small_ledger().stored)])
+    async with store.ProjectionStore(tmp_path / "a") as projections:
+        assert await projections.known([ulid(1), ulid(12), "nobody's"]) == {ulid(1), ulid(12)}
+        assert await projections.known([]) == set()
+
+
+async def test_a_file_of_other_software_has_to_be_rebuilt(tmp_path: Path) -> None:
+    store.create(tmp_path / "a", datacenter="dc1")
+    db = sqlite3.connect(tmp_path / "a")
+    db.execute("UPDATE meta SET versions = ?", ('{"issuance":0}',))
+    db.commit()
+    db.close()
+
+    with pytest.raises(store.StaleProjectionsError):
+        await store.ProjectionStore(tmp_path / "a").__aenter__()
+
+
+async def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(store.NoProjectionsError):
+        await store.ProjectionStore(tmp_path / "a").__aenter__()
+    assert not (tmp_path / "a").exists()
+
+
+async def test_a_moved_file_takes_nothing_of_the_old_one_with_it(tmp_path: Path) -> None:
+    whole = folded(small_ledger().stored)
+    fresh = await filled(tmp_path / "new", [whole[:5]])
+    store.create(tmp_path / "a", datacenter="dc1")
+    async with store.ProjectionStore(tmp_path / "a") as projections:
+        await projections.apply(whole)  # its log is not in the file yet
+        assert (tmp_path / "a-wal").stat().st_size > 0
+        assert not projections.replaced()
+
+        store.move(tmp_path / "new", tmp_path / "a")
+
+        assert projections.replaced()
+        assert list(store.dump(tmp_path / "a")) == fresh
+
+
+async def test_hostile_values_fit_in_the_rows(tmp_path: Path) -> None:
+    """Whatever is well-formed must not stop the fold by what it holds."""
+    ledger = WholeLedger()
+    ledger.begin()
+    ledger.leaves(
+        "any-signer",
+        leaf(
+            grant=2**63 - 1,
+            identity="'; DROP TABLE leaves; --\x00",
+            name="\x00" * 1000,
+            requester="\u2028" * 10,
+            certificate=b"",
+        ),
+    )
+    ledger.raw(SUBJECTS.leaves("x"), b"[]")
+
+    lines = await filled(tmp_path / "a", [folded(ledger.stored)])
+
+    assert sum(line.startswith("leaves ") for line in lines) == 1
