@@ -201,11 +201,14 @@ class Caledger:
         return client
 
     async def run(
-        self, *arguments: str | Path, environment: Mapping[str, str] | None = None
+        self,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
     ) -> Ran:
         """Run a `caledger` command on this node, in `folder`."""
         settings = {"CALEDGER_DATA": str(self.data), **(environment or {})}
-        return await run(*arguments, cwd=self.folder, environment=settings)
+        return await run(*arguments, cwd=self.folder, environment=settings, timeout=timeout)
 
     async def __aenter__(self) -> Self:
         try:
