@@ -1,0 +1,272 @@
+"""Load: many clients on few connections, each asking until it is answered, as our own client does.
+
+Unlike our own client it keeps listening: every answer to a request must be the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from events.base import Struct
+from services.client import ANSWER_SECONDS, ASK_AGAIN_SECONDS, CaClient, ErrorReply
+from services.issued import IssuedCert
+from tests.factories import csr_pem, service_uri
+from tests.scenarios.caledger import Caledger
+
+CONNECTIONS = 4
+
+
+class Request(Struct):
+    """What a client asks for, as often as it must."""
+
+    service: str
+    request_id: str
+
+
+class Answer(Struct):
+    """A certificate, as its client got it."""
+
+    request: Request
+    issued: IssuedCert
+    certificate: bytes  # DER of the leaf
+    began: float  # of the loop's clock
+    seconds: float
+    sendings: int
+
+
+class Failed(Struct):
+    """A request that got no certificate."""
+
+    request: Request
+    reason: str
+    seconds: float
+
+
+def requests(count: int, *, identities: int, label: str = "r") -> list[Request]:
+    """Return requests for `identities` services in turn, each with an id of its own."""
+    return [
+        Request(service=f"service-{number % identities}", request_id=f"{label}-{number}")
+        for number in range(count)
+    ]
+
+
+class Load:
+    """Clients that take request after request until there are no more, or `enough` is called."""
+
+    def __init__(
+        self,
+        lines: Sequence[_Line],
+        to_ask: Iterable[Request],
+        *,
+        clients: int,
+        deadline: float,
+        pause: float,
+    ) -> None:
+        self._lines = lines
+        self._to_ask = iter(to_ask)
+        self._clients = clients
+        self._deadline = deadline
+        self._pause = pause
+        self._enough = False
+        self._seconds = 0.0
+        self.answers: list[Answer] = []
+        self.failed: list[Failed] = []
+
+    @classmethod
+    async def on(
+        cls,
+        caledger: Caledger,
+        to_ask: Iterable[Request],
+        *,
+        clients: int,
+        deadline: float = ANSWER_SECONDS,
+        pause: float = 0.0,
+    ) -> Load:
+        """Connect; a client waits `pause` seconds between two requests."""
+        csrs = Csrs(json.loads(await (await caledger.client()).roots())["TrustDomain"])
+        lines = [
+            await _Line.open(await caledger.client(), csrs)
+            for _ in range(min(clients, CONNECTIONS))
+        ]
+        return cls(lines, to_ask, clients=clients, deadline=deadline, pause=pause)
+
+    def enough(self) -> None:
+        """Let the clients end with the requests that they are at."""
+        self._enough = True
+
+    async def run(self) -> None:
+        """Ask everything."""
+        began = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as clients:
+            for number in range(self._clients):
+                clients.create_task(self._client(self._lines[number % len(self._lines)]))
+        self._seconds = asyncio.get_running_loop().time() - began
+
+    async def answered(self, count: int) -> None:
+        """Wait until `count` more requests than now are answered, or the clients have ended."""
+        goal = len(self.answers) + count
+        while len(self.answers) < goal and not self._seconds:
+            await asyncio.sleep(0.01)
+        assert len(self.answers) >= goal, "the load has ended too early"
+
+    @property
+    def contradictions(self) -> list[Request]:
+        """Requests to which two different answers came."""
+        return [request for line in self._lines for request in line.contradictions]
+
+    @property
+    def longest(self) -> float:
+        """How long the slowest request took, in seconds."""
+        return max(answer.seconds for answer in self.answers)
+
+    def all_answered(self) -> None:
+        """Assert that every request got one certificate within its deadline."""
+        assert not self.failed, f"{len(self.failed)} requests failed: {self.failed[:5]}"
+        assert not self.contradictions
+        assert self.longest <= self._deadline
+
+    def figures(self) -> str:
+        """Return what the load was, in a line."""
+        took = sorted(answer.seconds for answer in self.answers)
+        again = sum(answer.sendings - 1 for answer in self.answers)
+        rate = len(took) / self._seconds if self._seconds else 0.0
+        return (
+            f"{len(took)} requests answered, {len(self.failed)} not, by {self._clients} clients in "
+            f"{self._seconds:.1f} s ({rate:.0f}/s); p50 {took[len(took) // 2] * 1000:.0f} ms, p99 "
+            f"{took[len(took) * 99 // 100] * 1000:.0f} ms, longest wait {took[-1]:.2f} s; "
+            f"{again} sent again"
+        )
+
+    async def _client(self, line: _Line) -> None:
+        for request in self._to_ask:
+            told = await line.ask(request, self._deadline)
+            if isinstance(told, Answer):
+                self.answers.append(told)
+            else:
+                self.failed.append(told)
+            if self._enough:
+                return
+            if self._pause:
+                await asyncio.sleep(self._pause)
+
+
+class Csrs:
+    """A signing request for each service, made once."""
+
+    def __init__(self, trust_domain: str) -> None:
+        self._trust_domain = trust_domain
+        self._made: dict[str, str] = {}
+
+    def of(self, service: str) -> str:
+        """Return a service's CSR as PEM."""
+        if service not in self._made:
+            uri = service_uri(service, trust_domain=self._trust_domain)
+            self._made[service] = csr_pem(uri=uri).decode()
+        return self._made[service]
+
+
+class _Waiting:
+    """A request that was sent: its first answer, and whether all others are the same."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.sha256 = b""
+
+
+class _Line:
+    """One connection, and the answers to everything that was asked on it."""
+
+    def __init__(self, client: CaClient, csrs: Csrs) -> None:
+        self._nc = client.nc
+        self._subjects = client.subjects
+        self._csrs = csrs
+        self._inbox = client.nc.new_inbox()
+        self._asked: list[_Waiting] = []
+        self.contradictions: list[Request] = []
+
+    @classmethod
+    async def open(cls, client: CaClient, csrs: Csrs) -> _Line:
+        line = cls(client, csrs)
+        await client.nc.subscribe(f"{line._inbox}.*", cb=line._heard)
+        await client.nc.flush()
+        return line
+
+    async def ask(self, request: Request, deadline: float) -> Answer | Failed:
+        """Send the same bytes again after each silence; a lost connection is silence too."""
+        loop = asyncio.get_running_loop()
+        body = msgspec.json.encode(
+            {"request_id": request.request_id, "csr": self._csrs.of(request.service)}
+        )
+        subject = self._subjects.sign("service", request.service)
+        waiting = _Waiting(request)
+        reply = f"{self._inbox}.{len(self._asked)}"
+        self._asked.append(waiting)
+        began, sendings = loop.time(), 0
+        while not waiting.first.done():
+            left = began + deadline - loop.time()
+            if left <= 0:
+                return Failed(request=request, reason="no answer", seconds=loop.time() - began)
+            try:
+                await self._nc.publish(subject, body, reply=reply)
+                sendings += 1
+            except NatsError:
+                assert not self._nc.is_closed
+            await asyncio.wait({waiting.first}, timeout=min(ASK_AGAIN_SECONDS, left))
+        seconds = loop.time() - began
+        told = waiting.first.result()
+        waiting.first = loop.create_future()  # what it held is large, and is kept no longer
+        if (error := _error(told)) is not None:
+            return Failed(request=request, reason=error, seconds=seconds)
+        issued = msgspec.json.decode(told, type=IssuedCert)
+        return Answer(
+            request=request,
+            issued=issued,
+            certificate=_leaf_der(issued),
+            began=began,
+            seconds=seconds,
+            sendings=sendings,
+        )
+
+    async def _heard(self, message: Msg) -> None:
+        if (message.headers or {}).get("Status") == "503":
+            return  # nobody listens just now
+        if (error := _error(message.data)) is not None and error.startswith("not_ready"):
+            return
+        waiting = self._asked[int(message.subject.rpartition(".")[2])]
+        sha256 = hashlib.sha256(message.data).digest()
+        if not waiting.sha256:
+            waiting.sha256 = sha256
+            waiting.first.set_result(message.data)
+        elif waiting.sha256 != sha256:
+            self.contradictions.append(waiting.request)
+
+
+def _error(data: bytes) -> str | None:
+    if not data.startswith(b'{"error"'):
+        return None
+    error = msgspec.json.decode(data, type=ErrorReply).error
+    assert error is not None
+    return f"{error.code}: {error.message}"
+
+
+def _leaf_der(issued: IssuedCert) -> bytes:
+    end = "-----END CERTIFICATE-----"
+    return ssl.PEM_cert_to_DER_cert(issued.cert_pem.partition(end)[0] + end)
+
+
+def endless(to_ask: Sequence[Request]) -> Iterator[Request]:
+    """Return these requests for ever, with new ids each time."""
+    turn = 0
+    while True:
+        for request in to_ask:
+            yield Request(service=request.service, request_id=f"{request.request_id}-{turn}")
+        turn += 1
