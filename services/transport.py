@@ -13,11 +13,12 @@ import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlparse
+from urllib.parse import ParseResult, urlparse
 
 import structlog
 from nats import errors as nats_errors
 from nats.aio.client import Client, Server
+from nats.aio.transport import TcpTransport
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -31,6 +32,7 @@ from events.subjects import Subjects
 from services.nats_access import jwt
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
+TLS_CLOSE_SECONDS: Final = 1.0  # a server that is stopped says no goodbye
 RECONNECT_WAIT_SECONDS: Final = 0.1
 PING_SECONDS: Final = 2  # a server that answers none of two pings is lost
 LOG_EVERY_SECONDS: Final = 5.0  # of the same error, while a server is away
@@ -136,6 +138,7 @@ class _Route:
     def __init__(self, servers: list[str], context: ssl.SSLContext | None) -> None:
         self.servers = servers
         self.context = context
+        self._hosts = [urlparse(server).hostname for server in servers]
         self._turn = 0
 
     @classmethod
@@ -167,6 +170,76 @@ class _Route:
         self._turn += 1
         return known[self._turn % len(known)], RECONNECT_WAIT_SECONDS
 
+    def certified_name(self, host: str | None) -> str | None:
+        """Return the name that a server's certificate must have.
+
+        A server that was learned of by its address has the name of the one that we were told of.
+        """
+        if host in self._hosts or host is None:
+            return host
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return host
+        return self._hosts[0]
+
+
+class _Transport(TcpTransport):
+    """A connection that is TLS from its first byte, or in clear text for good.
+
+    nats-py's own is upgraded when a greeting says so, and where that fails it waits for ever when
+    it is closed; it also leaves open what failed.
+    """
+
+    def __init__(self, route: _Route) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # nats-py does not say its type
+        self._route = route
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        """Connect, and agree on TLS; raises ssl.SSLError, OSError or TimeoutError."""
+        if self._io_writer is not None:
+            self._io_writer.close()
+        context = self._route.context
+        self._io_reader, self._io_writer = await asyncio.wait_for(
+            asyncio.open_connection(
+                host=uri.hostname,
+                port=uri.port,
+                limit=buffer_size,
+                ssl=context,
+                server_hostname=context and self._route.certified_name(uri.hostname),
+                ssl_shutdown_timeout=context and TLS_CLOSE_SECONDS,
+            ),
+            connect_timeout,
+        )
+
+    async def connect_tls(
+        self,
+        uri: str | ParseResult,
+        ssl_context: ssl.SSLContext,
+        buffer_size: int,
+        connect_timeout: int,
+    ) -> None:
+        """Do nothing where it is TLS already; raises ssl.SSLError where it is not."""
+        if self._route.context is None:
+            raise ssl.SSLError("this server requires TLS; its transport CA was not named")
+
+    def writelines(self, payload: list[bytes]) -> None:
+        """Write; what is lost with a connection that is gone is found missing by its reader.
+
+        nats-py writes what is left when it is closed, also where there is no connection.
+        """
+        if self._io_writer is not None and not self._io_writer.is_closing():
+            self._io_writer.writelines(payload)
+
+    async def drain(self) -> None:
+        """Wait until the machine has taken what was written."""
+        if self._io_writer is not None and not self._io_writer.is_closing():
+            await self._io_writer.drain()
+
+    def __bool__(self) -> bool:
+        """Say that this is the transport, so that nats-py makes none of its own."""
+        return True
+
 
 class _Client(Client):
     """nats-py's client, told how we connect, and what to say when something goes wrong."""
@@ -190,6 +263,7 @@ class _Client(Client):
         self._opened = False
         self._ended = False
         self._first_error: Exception | None = None
+        self._transport = _Transport(route)
 
     async def open(self, *, creds: Path | None, inbox_prefix: str, name: str) -> None:
         """Connect once: each server is tried until one answers; raises TransportError."""
@@ -231,6 +305,15 @@ class _Client(Client):
         """Hand over what is on its way, then close, as nats-py does."""
         self._ended = True
         await super().drain()
+
+    async def flush(self, timeout: int = CONNECT_TIMEOUT_SECONDS) -> None:
+        """Return once the server has handled all that was sent before.
+
+        nats-py sends its ping ahead of what still waits to be sent: a subscription that was made
+        just before is not there yet when the pong comes. The second ping comes after it.
+        """
+        await super().flush(timeout)
+        await super().flush(timeout)
 
     async def publish(
         self,
