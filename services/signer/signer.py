@@ -273,7 +273,8 @@ class Signer:
                     await self._hold(work)
                 else:
                     signed += [one] if one is not None else []
-        reached("signer.signed")
+        if signed:
+            reached("signer.signed")
         return signed
 
     async def _decide(self, work: Work) -> Signed | None:
@@ -351,9 +352,11 @@ class Signer:
             for one in group:
                 await self._refuse(one.work, _busy("the ledger does not accept new certificates"))
         else:
-            reached("signer.appended")
+            if group:
+                reached("signer.appended")
             await self._reply(group, appended.sequence)
-            reached("signer.replied")
+            if group:
+                reached("signer.replied")
 
     async def _overtaken(self, conflict: ConflictError, grant_sequence: int) -> None:
         """Learn of the grant that came before our append: signatures under the old one are void."""
