@@ -22,6 +22,7 @@ from events.leaves import RefusalCode
 from events.ledger import LedgerReader
 from events.log import UnreachableError
 from events.subjects import Subjects
+from projections.bundle import Roots
 from services import transport
 from services.refusals import RefusedError
 from services.transport import NotPermittedError
@@ -152,8 +153,10 @@ class CaClient:
     async def watch_roots(self) -> AsyncIterator[bytes]:
         """Yield the stored trust bundle, then each later one, for ever.
 
-        What is pushed only wakes: what is read by sequence decides, and never goes back.
+        What is pushed only wakes: what is read by sequence decides, and it never goes back, neither
+        in the stream nor in the ledger.
         """
+        shown = -1
         pushed: asyncio.Queue[_Heard] = asyncio.Queue()
         subscription = await self.nc.subscribe(self.subjects.roots_changed, cb=pushed.put)
         query: dict[str, object] = {"last_by_subj": self.subjects.roots_log}
@@ -162,7 +165,9 @@ class CaClient:
                 while True:
                     while (read := await self._read_roots(query)) is not None:
                         sequence, bundle = read
-                        yield bundle
+                        if (of := _ledger_sequence(bundle)) > shown:
+                            shown = of
+                            yield bundle
                         query = {"seq": sequence + 1, "next_by_subj": self.subjects.roots_log}
                     await _pushed(pushed)
         finally:
@@ -277,6 +282,13 @@ async def _pushed(queue: asyncio.Queue[_Heard]) -> None:
         if queue.empty():
             return
         heard = queue.get_nowait()
+
+
+def _ledger_sequence(bundle: bytes) -> int:
+    try:
+        return msgspec.json.decode(bundle, type=Roots).ledger_sequence
+    except msgspec.MsgspecError as error:
+        raise NoAnswerError(f"a trust bundle that cannot be read: {error}") from error
 
 
 def _error(data: bytes) -> ErrorTold | None:

@@ -78,7 +78,7 @@ def run_worker(
         return Ended.USAGE
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(worker, config_file, slot, with_parent))
+            runner.run(_run(worker, config_file, slot, style, with_parent))
     except Exception as error:  # the one place of the process that takes all; see `_judge`
         ended, message = _judge(error)
         if ended is Ended.BUG:
@@ -89,11 +89,14 @@ def run_worker(
     return Ended.STOPPED
 
 
-async def _run(worker: str, config_file: Path, slot: int, with_parent: bool) -> None:
+async def _run(
+    worker: str, config_file: Path, slot: int, style: LogFormat, with_parent: bool
+) -> None:
     from services import config
 
     loaded = config.load(config_file)
-    structlog.contextvars.bind_contextvars(worker=worker, slot=slot)
+    if style == "json":  # else it stands in front of each line, or the terminal is its own
+        structlog.contextvars.bind_contextvars(worker=worker, slot=slot)
     stop = asyncio.Event()
     _stop_on_signals(stop)
     if with_parent:

@@ -13,13 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from services.cli.common import CliError, Exit, find
+from services.cli.common import CliError, Exit, Target, find
 from services.client import CaClient
 from services.config import NodeConfig
 from services.nats_access import server_process
 from services.readiness import until_ready
 from services.setup_node import NodeOptions, config_file, server_conf, set_up
 from services.supervisor import Program, Supervisor
+from services.transport import UnreachableError
+
+LOOK_EVERY_SECONDS: Final = 0.05
 
 _NATS_LOG: Final = re.compile(
     r"\[\d+\] [\d/]+ (?P<time>[\d:]+)\.\d+ \[(?P<level>[A-Z]{3})\] (?P<text>.*)"
@@ -94,21 +97,24 @@ def _of_nats_server(line: str) -> str | None:
 
 async def _say_ready(config: NodeConfig, data: Path) -> None:
     """Ask as the admin until every partition answers, then say so on stdout, in one line."""
-    assert config.embedded is not None
     target = find(data=data, context=None, user="admin", datacenter=None, environment={})
-    host, port = config.embedded.reach, config.embedded.port
-    await server_process.wait_ready(host, port)
-    client = await CaClient.connect(
-        target.servers, datacenter=config.datacenter, creds=target.creds, ca=target.ca
-    )
+    client = await _connected(target)
     try:
         await until_ready(client)
     finally:
         await client.close()
-    print(
-        f"ready {target.servers[0]} datacenter={config.datacenter} data={data}",
-        flush=True,
-    )
+    url = target.servers[0]
+    print(f"ready {url} datacenter={config.datacenter} data={data}", flush=True)
+
+
+async def _connected(target: Target) -> CaClient:
+    while True:
+        try:
+            return await CaClient.connect(
+                target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
+            )
+        except UnreachableError:
+            await asyncio.sleep(LOOK_EVERY_SECONDS)  # it has just been started
 
 
 def _about_rate(config: NodeConfig) -> str:

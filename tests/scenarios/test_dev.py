@@ -1,0 +1,392 @@
+"""`caledger dev` as a whole: what it says, what it survives, what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from services.nats_access import provision
+from services.transport import NotSecureError, connect
+from tests.nats import free_port
+from tests.scenarios.caledger import PROGRAMS, WORKERS, Caledger, Ran, alive, run
+
+
+async def signed(dev: Caledger, service: str, *arguments: str) -> Ran:
+    """Ask for a certificate, and say what the log says where there is none."""
+    ran = await dev.run("sign", "service", service, *arguments)
+    assert ran.code == 0, f"{ran}\n{dev.log[-4000:]}"
+    return ran
+
+
+async def gone(pids: dict[str, int], *, timeout: float = 20.0) -> None:
+    deadline = asyncio.get_running_loop().time() + timeout
+    while left := {name for name, pid in pids.items() if alive(pid)}:
+        assert asyncio.get_running_loop().time() < deadline, f"still running: {left}"
+        await asyncio.sleep(0.05)
+
+
+async def test_a_second_start_goes_on_with_the_same_ledger(tmp_path: Path) -> None:
+    first = Caledger(tmp_path)
+    async with first:
+        assert (
+            first.out == f"ready nats://127.0.0.1:{first.port} datacenter=dc1 data={first.data}\n"
+        )
+        assert "rate limit of signing requests is off" in first.log
+        roots = (await first.run("roots", "get", "--json")).out
+        before = await signed(first, "web", "--request-id", "R-1", "--json")
+        running = first.pids()
+        assert set(running) == set(PROGRAMS)
+    assert first.code == 0
+    await gone(running)
+
+    async with Caledger(tmp_path) as second:  # another port: creds and contexts follow
+        assert (await second.run("roots", "get", "--json")).out == roots
+        looked_up = await (await second.client()).lookup("web", request_id="R-1")
+        assert looked_up.decode() == before.out.strip()
+        verified = await second.run("ledger", "verify")
+        assert verified.code == 0, verified
+
+
+async def test_ctrl_c_ends_it_cleanly_and_a_kill_leaves_no_process(tmp_path: Path) -> None:
+    dev = Caledger(tmp_path)
+    await dev.start()
+    running = dev.pids()
+    assert await dev.stop(signal.SIGINT) == 0
+    await gone(running)
+
+    await dev.start()
+    running = dev.pids()
+    await dev.stop(signal.SIGKILL)
+    await gone(running)
+
+
+async def test_a_folder_that_is_in_use_is_an_error(tmp_path: Path) -> None:
+    async with Caledger(tmp_path) as dev:
+        second = await run("dev", "--data", dev.data, cwd=tmp_path)
+        init = await run("init", "--data", dev.data, cwd=tmp_path)
+
+        assert second.code == init.code == 1
+        assert f"in use by another caledger (process {dev.supervisor})" in second.err
+        assert second.err == init.err
+        await signed(dev, "web")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--datacenter", "dc2", "datacenter dc1, not dc2"),
+        ("--trust-domain", "other.example", "trust domain mesh.example, not other.example"),
+        ("--csr-max-per-second", "50", "rate limit 0.0, not 50.0"),
+    ],
+)
+async def test_an_option_that_contradicts_the_folder_is_an_error(
+    tmp_path: Path, option: str, value: str, told: str
+) -> None:
+    data = tmp_path / "data"
+    made = await run(
+        *("init", "--data", data, "--datacenter", "dc1", "--trust-domain", "mesh.example"),
+        *("--csr-max-per-second", "0", "--nats-port", str(free_port())),
+        cwd=tmp_path,
+    )
+    before = (data / "caledger.toml").read_bytes()
+
+    ran = await run("dev", "--data", data, option, value, cwd=tmp_path)
+
+    assert made.code == 0, made
+    assert ran.code == 2, ran
+    assert told in ran.err
+    assert (data / "caledger.toml").read_bytes() == before
+
+
+async def test_init_made_again_changes_nothing(tmp_path: Path) -> None:
+    command = ("init", "--data", tmp_path / "data", "--nats-port", str(free_port()))
+    assert (await run(*command, cwd=tmp_path)).code == 0
+    before = secrets_of(tmp_path / "data")
+
+    assert (await run(*command, cwd=tmp_path)).code == 0
+
+    assert secrets_of(tmp_path / "data") == before
+
+
+STEPS = (
+    "init.pinned",
+    "init.keks",
+    "init.nats_seed_ca",
+    "init.nats_token_sys",
+    "init.nats_accounts",
+    "init.nats_workers",
+    "init.configured",
+    "init.streams_made",
+)
+
+
+async def test_init_that_was_killed_at_any_step_is_finished_by_the_next(tmp_path: Path) -> None:
+    command = ("init", "--data", tmp_path / "data", "--nats-port", str(free_port()))
+    for step in STEPS:
+        killed = await run(
+            *command, cwd=tmp_path, environment={"CALEDGER_TESTING_STOP_AT": f"{step}=KILL"}
+        )
+        assert killed.code == -signal.SIGKILL, (step, killed)
+
+    done = await run(*command, cwd=tmp_path)
+
+    assert done.code == 0, done
+    assert provision.load(tmp_path / "data").datacenter == "dc1"
+    async with Caledger(tmp_path) as dev:
+        await signed(dev, "web")
+
+
+def secrets_of(data: Path) -> dict[str, bytes]:
+    files = (*data.glob("keys/*"), *data.glob("nats/**/*.creds"), *data.glob("nats/**/*.sealed"))
+    assert len(files) > 10
+    return {str(file): file.read_bytes() for file in files}
+
+
+async def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        ran = await run("dev", "--data", tmp_path / "data", "--nats-port", str(port), cwd=tmp_path)
+
+    assert ran.code == 2, ran
+    assert f"port {port} of 127.0.0.1 is taken" in ran.err
+
+
+async def test_a_usual_port_that_is_taken_is_replaced(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        # The folder's own port, that somebody else took since.
+        made = await run("init", "--data", data, "--nats-port", str(free_port()), cwd=tmp_path)
+        file = data / "caledger.toml"
+        lines = [
+            f"port = {port}" if line.startswith("port = ") else line
+            for line in file.read_text().splitlines()
+        ]
+        file.write_text("\n".join(lines))
+
+        again = await run("init", "--data", data, cwd=tmp_path)
+
+    assert made.code == again.code == 0, (made, again)
+    url = json.loads((data / "nats" / "context" / "admin.json").read_text())["url"]
+    assert url.startswith("nats://127.0.0.1:")
+    assert not url.endswith(f":{port}")
+
+
+async def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    ran = await run("dev", "--data", tmp_path, cwd=tmp_path)
+
+    assert ran.code == 2
+    assert "thesis.txt" in ran.err
+    assert {file.name for file in tmp_path.iterdir()} == {"thesis.txt", "dev.lock"}
+
+
+async def test_a_lost_key_encryption_key_is_not_made_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert (
+        await run("init", "--data", data, "--nats-port", str(free_port()), cwd=tmp_path)
+    ).code == 0
+    (data / "keys" / "root.kek").unlink()
+
+    ran = await run("dev", "--data", data, cwd=tmp_path)
+
+    assert ran.code == 2
+    assert "root.kek is missing" in ran.err
+    assert not (data / "keys" / "root.kek").exists()
+
+
+async def test_a_worker_refuses_to_run_without_its_assertions(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert (
+        await run("init", "--data", data, "--nats-port", str(free_port()), cwd=tmp_path)
+    ).code == 0
+
+    ran = await run(
+        *("run", "replicator", "--config", data / "caledger.toml"),
+        cwd=tmp_path,
+        environment={"PYTHONOPTIMIZE": "1"},
+    )
+
+    assert ran.code == 2
+    assert "python -O" in ran.err
+
+
+@pytest.mark.parametrize("name", ["root", "signing", "nats"])
+async def test_a_wrong_key_encryption_key_is_told_and_changes_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    """Architecture section 7: a clear error; with the right key everything is as it was."""
+    async with Caledger(tmp_path) as dev:
+        roots = (await dev.run("roots", "get", "--json")).out
+        before = await signed(dev, "web", "--request-id", "R-1", "--json")
+    kek = tmp_path / "data" / "keys" / f"{name}.kek"
+    right = kek.read_text()
+    kek.write_text("ab" * 32)
+
+    wrong = await run(
+        *("dev", "--data", tmp_path / "data", "--nats-port", str(free_port())),
+        cwd=tmp_path,
+        timeout=60,
+    )
+
+    assert wrong.code == 1, wrong
+    assert "ready" not in wrong.out
+    assert "key-encryption key" in wrong.err
+    assert "Traceback" not in wrong.err
+    kek.write_text(right)
+    async with Caledger(tmp_path) as dev:
+        assert (await dev.run("roots", "get", "--json")).out == roots
+        looked_up = await (await dev.client()).lookup("web", request_id="R-1")
+        assert looked_up.decode() == before.out.strip()
+        assert (await dev.run("ledger", "verify")).code == 0
+
+
+async def test_no_answer_in_time_keeps_the_key_for_the_same_request(tmp_path: Path) -> None:
+    async with Caledger(tmp_path) as dev:
+        paused = [dev.kill(f"signer-{slot}", signal.SIGSTOP) for slot in (0, 1)]
+        late = await dev.run("sign", "service", "web", "--request-id", "L-1", "--timeout", "0.7")
+        for pid in paused:
+            os.kill(pid, signal.SIGCONT)
+        waiting = {file.name for file in (tmp_path / "web").iterdir()}
+        key = (tmp_path / "web" / ".web-L-1-key.pem").read_bytes()
+        again = await signed(dev, "web", "--request-id", "L-1")
+
+        assert late.code == 3, late
+        assert "--request-id L-1" in late.err
+        assert waiting == {".web-L-1-key.pem", ".web-L-1.csr"}
+        assert (tmp_path / "web" / "web-key.pem").read_bytes() == key
+        assert {file.name for file in (tmp_path / "web").iterdir()} == {
+            "web.pem",
+            "web-key.pem",
+            "web-roots.pem",
+        }, again
+
+
+async def test_a_listener_that_others_reach_speaks_tls_only(tmp_path: Path) -> None:
+    async with Caledger(tmp_path, "--listen", "0.0.0.0") as dev:
+        assert dev.out.startswith(f"ready tls://127.0.0.1:{dev.port} ")
+        await signed(dev, "web")
+        added = await dev.run("user", "add", "shop", "--sign", "service.shop")
+        assert added.code == 0, added
+        await signed(dev, "shop", "--user", "shop")
+        context = json.loads((dev.data / "nats" / "context" / "admin.json").read_text())
+        assert context["tls_first"] is True
+        by_environment = await run(
+            *("roots", "get"),
+            cwd=tmp_path,
+            environment={
+                "NATS_URL": context["url"],
+                "NATS_CREDS": context["creds"],
+                "NATS_CA": context["ca"],
+            },
+        )
+        assert by_environment.code == 0, by_environment
+        with pytest.raises(NotSecureError):
+            await connect(
+                [f"nats://127.0.0.1:{dev.port}"],
+                creds=Path(context["creds"]),
+                ca=None,
+                name="clear text",
+            )
+    # It stays so without the option, and on loopback.
+    async with Caledger(tmp_path, "--listen", "127.0.0.1") as dev:
+        assert dev.out.startswith(f"ready tls://127.0.0.1:{dev.port} ")
+
+
+async def test_a_watch_tells_each_change_of_the_roots_and_never_goes_back(tmp_path: Path) -> None:
+    async with Caledger(tmp_path, no_restart=["root-manager"]) as dev:
+        client = await dev.client()
+        layout = provision.load(dev.data)
+        root_manager = await connect(
+            [f"nats://127.0.0.1:{dev.port}"],
+            creds=layout.creds("root-manager"),
+            ca=None,
+            name="test",
+        )
+        subjects = client.subjects
+        seen = asyncio.Queue[int]()
+
+        async def watch() -> None:
+            async for bundle in client.watch_roots():
+                await seen.put(json.loads(bundle)["LedgerSequence"])
+
+        watching = asyncio.create_task(watch())
+        try:
+            first = await asyncio.wait_for(seen.get(), 10)
+            bundle = json.loads(await client.roots())
+            # Whoever may ask has the answer sent where the changes are heard.
+            await client.nc.publish(subjects.roots_get, b"", reply=subjects.roots_changed)
+            dev.kill("root-manager", signal.SIGTERM)  # who would put the stream right meanwhile
+            await dev.until(
+                lambda: "root-manager" not in dev.pids(), 10, "the root-manager does not stop"
+            )
+            for sequence in (first + 100, first + 200):  # the root-manager's rights are needed
+                changed = json.dumps({**bundle, "LedgerSequence": sequence}).encode()
+                await root_manager.publish(subjects.roots_log, changed)
+                assert await asyncio.wait_for(seen.get(), 10) == sequence
+            # One of before, stored after: nobody is told.
+            await root_manager.publish(subjects.roots_log, json.dumps(bundle).encode())
+            await root_manager.flush()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(seen.get(), 1)
+        finally:
+            watching.cancel()
+            await root_manager.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_what_is_killed_is_started_again_and_serves(tmp_path: Path, program: str) -> None:
+    async with Caledger(tmp_path) as dev:
+        await signed(dev, "before")
+        killed = dev.kill(program)
+        during = await dev.run("sign", "service", "during", "--timeout", "20")
+        await dev.restarted(program, instead_of=killed)
+        await signed(dev, "after", "--timeout", "20")
+        verified = await dev.run("ledger", "verify")
+
+        assert during.code == 0, f"{during}\n{dev.log[-4000:]}"
+        assert verified.code == 0, verified
+        assert f"{program}" in dev.log
+        assert "was ended by SIGKILL; starting it again" in dev.log
+
+
+async def test_every_program_killed_at_once_comes_back(tmp_path: Path) -> None:
+    async with Caledger(tmp_path) as dev:
+        await signed(dev, "before")
+        killed = {program: dev.kill(program) for program in PROGRAMS}
+        for program, pid in killed.items():
+            await dev.restarted(program, instead_of=pid)
+        await signed(dev, "after", "--timeout", "30")
+        verified = await dev.run("ledger", "verify")
+
+        assert verified.code == 0, verified
+        assert dev.log.count("was ended by SIGKILL; starting it again") == len(PROGRAMS)
+
+
+async def test_a_program_that_cannot_start_ends_everything(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert (
+        await run("init", "--data", data, "--nats-port", str(free_port()), cwd=tmp_path)
+    ).code == 0
+    (data / "nats" / "creds" / "replicator.creds").write_text("not a creds file")
+
+    ran = await run(
+        "dev", "--data", data, "--nats-port", str(free_port()), cwd=tmp_path, timeout=60
+    )
+
+    assert ran.code == 1, ran
+    assert "gave up: replicator ended with exit code 2: it cannot start" in ran.err
+    assert list((data / "run").glob("*.pid")) == []
+
+
+def test_the_fixture_names_every_worker() -> None:
+    assert PROGRAMS[1:] == WORKERS
