@@ -79,8 +79,8 @@ def run_worker(
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(worker, config_file, slot, style, with_parent))
-    except Exception as error:  # the one place of the process that takes all; see `_judge`
-        ended, message = _judge(error)
+    except Exception as error:  # the one place of the process that takes all; see `judge`
+        ended, message = judge(error)
         if ended is Ended.BUG:
             log.exception("cannot go on", error=message)
         else:
@@ -137,7 +137,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _judge(error: BaseException) -> tuple[Ended, str]:
+def judge(error: BaseException) -> tuple[Ended, str]:
     """Say how a worker that raised this has ended, and what to tell; a stranger is a bug."""
     judged = [(_kind(cause), str(cause) or type(cause).__name__) for cause in _causes(error)]
     bugs = [one for one in judged if one[0] is Ended.BUG]

@@ -80,7 +80,7 @@ async def set_up(options: NodeOptions) -> NodeConfig:
     the folder's, SetupError, TransportError: nothing that was there before is changed by then.
     """
     made = _marker(options.data).exists()
-    node = _settle(options)
+    node = settle(options)
     _make_keks(options.data, made=made)
     reached("init.keks")
     layout = provision.provision(options.data, node.datacenter, nats_kek(options.data))
@@ -92,7 +92,7 @@ async def set_up(options: NodeOptions) -> NodeConfig:
     return config.load(config_file(options.data))
 
 
-def _settle(options: NodeOptions) -> NodeConfig:
+def settle(options: NodeOptions) -> NodeConfig:
     """Return the configuration that the node is to have: the folder's own, or a new one."""
     file = config_file(options.data)
     if file.exists():

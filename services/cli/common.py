@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import os
 import sys
@@ -98,6 +97,8 @@ def run(work: Coroutine[Any, Any, T], *, talkative: bool = False) -> T:
     `talkative`: for commands that wait until Ctrl-C, which is how they end; the connection's
     troubles are told as they happen.
     """
+    import asyncio
+
     from services.process import log_to_stderr
 
     log_to_stderr(level="warning" if talkative else "critical")

@@ -1,0 +1,131 @@
+"""Which server a command speaks to, and as whom."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+
+from services.cli.common import CliError, Exit, Target, find
+from services.cli.errors import judge
+from services.client import NoAnswerError
+from services.config import ConfigError
+from services.refusals import RefusedError
+from services.streams import SetupError
+from services.transport import NotPermittedError, NotSecureError, UnreachableError
+
+TOML = """
+datacenter = "east"
+node = "n"
+data = "."
+[nats]
+servers = ["nats://127.0.0.1:1"]
+creds = "nats/creds"
+[keys]
+signing = "file:keys/signing.kek"
+"""
+
+
+def node(folder: Path, *users: str) -> Path:
+    contexts = folder / "nats" / "context"
+    contexts.mkdir(parents=True)
+    (folder / "caledger.toml").write_text(TOML)
+    for user in users:
+        (contexts / f"{user}.json").write_text(
+            json.dumps({"url": f"nats://{user}:1", "creds": f"{user}.creds"})
+        )
+    return folder
+
+
+def found(environment: dict[str, str] | None = None, **options: object) -> Target:
+    asked = {"data": None, "context": None, "user": None, "datacenter": None, **options}
+    return find(environment=environment or {}, **asked)  # type: ignore[arg-type]  # as the options are
+
+
+def test_a_named_folder_gives_server_creds_and_datacenter(tmp_path: Path) -> None:
+    data = node(tmp_path, "admin")
+
+    target = found(data=data)
+
+    assert target.servers == ("nats://admin:1",)
+    assert target.creds == data / "nats" / "context" / "admin.creds"
+    assert target.datacenter == "east"
+    assert target.ca is None
+
+
+def test_the_user_is_the_commands_own_unless_one_is_named(tmp_path: Path) -> None:
+    data = node(tmp_path, "admin", "auditor", "shop")
+
+    assert found(data=data, default_user="auditor").servers == ("nats://auditor:1",)
+    assert found(data=data, user="shop", default_user="auditor").servers == ("nats://shop:1",)
+
+
+def test_the_folder_of_the_environment_comes_before_its_server(tmp_path: Path) -> None:
+    data = node(tmp_path, "admin")
+    environment = {"CALEDGER_DATA": str(data), "NATS_URL": "nats://elsewhere:1"}
+
+    assert found(environment).servers == ("nats://admin:1",)
+
+
+def test_a_named_context_comes_before_the_environment(tmp_path: Path) -> None:
+    node(tmp_path / "home", "ops")
+    environment = {"XDG_CONFIG_HOME": str(tmp_path / "home"), "NATS_URL": "nats://elsewhere:1"}
+
+    target = found(environment, context="ops")
+
+    assert target.servers == ("nats://ops:1",)
+    assert target.datacenter == "dc1"
+
+
+def test_the_environment_names_servers_creds_and_ca() -> None:
+    environment = {"NATS_URL": "tls://a:1,tls://b:1", "NATS_CREDS": "/c", "NATS_CA": "/ca.pem"}
+
+    target = found(environment, datacenter="dc7")
+
+    assert target.servers == ("tls://a:1", "tls://b:1")
+    assert (target.creds, target.ca) == (Path("/c"), Path("/ca.pem"))
+    assert target.datacenter == "dc7"
+
+
+def test_the_default_folder_is_the_last_resort(tmp_path: Path) -> None:
+    node(tmp_path / ".caledger", "admin")
+
+    with contextlib.chdir(tmp_path):
+        assert found().servers == ("nats://admin:1",)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"creds": "x"}'])
+def test_a_context_that_is_none_is_told(tmp_path: Path, content: str) -> None:
+    data = node(tmp_path, "admin")
+    (data / "nats" / "context" / "admin.json").write_text(content)
+
+    with pytest.raises(CliError, match="no context") as error:
+        found(data=data)
+
+    assert error.value.code is Exit.USAGE
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RefusedError("rate_limited", "later", retry_after=1.0), 1),
+        (SetupError("a stream differs"), 1),
+        (ConfigError("no such key"), 2),
+        (UnreachableError("nobody"), 3),
+        (NotSecureError("clear text"), 3),
+        (NoAnswerError("silence"), 3),
+        (NotPermittedError("not this subject"), 4),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_kind_of_error_has_its_exit_code(error: Exception, code: int) -> None:
+    judged = judge(error)
+
+    assert judged is not None
+    assert judged.code == code
+
+
+def test_a_bug_is_no_message_for_users() -> None:
+    assert judge(AssertionError("impossible")) is None

@@ -1,0 +1,91 @@
+"""Which events a replay shows."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from msgspec import Raw
+
+from events.envelope import Envelope, Recorded
+from events.leadership import LeadershipReleased
+from services.cli.common import CliError
+from services.cli.selection import Selection
+from tests.factories import NOW, WEB, service_uri
+
+
+def recorded(
+    *, event_type: str = "caledger.leaf.issued.v1", subject: str = WEB, sequence: int = 7
+) -> Recorded:
+    envelope = Envelope(
+        specversion="1.0",
+        id="01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        source="/caledger/dc1/signer/n",
+        type=event_type,
+        subject=subject,
+        time=NOW,
+        datacontenttype="application/json",
+        data=Raw(b"{}"),
+    )
+    return Recorded(
+        sequence=sequence,
+        position=0,
+        stored=NOW,
+        envelope=envelope,
+        event=LeadershipReleased(node="n", term=1, reason="shutdown"),  # only the envelope counts
+        raw=b"{}",
+    )
+
+
+def test_without_an_option_everything_is_shown() -> None:
+    assert Selection.of().takes(recorded())
+
+
+def test_a_type_is_named_short_or_whole() -> None:
+    short = Selection.of(event_type="leaf.issued")
+    whole = Selection.of(event_type="caledger.leaf.issued.v1")
+
+    assert short.takes(recorded())
+    assert whole.takes(recorded())
+    assert not short.takes(recorded(event_type="caledger.leaf.refused.v1"))
+
+
+def test_a_service_is_named_by_its_name_or_by_its_spiffe_id() -> None:
+    by_name = Selection.of(identity="service.web")
+    by_id = Selection.of(identity=WEB)
+    other = service_uri("web-2")
+
+    assert by_name.takes(recorded())
+    assert by_id.takes(recorded())
+    assert not by_name.takes(recorded(subject=other))
+    assert not by_id.takes(recorded(subject=other))
+    assert not by_name.takes(recorded(subject="node-1"))
+
+
+def test_a_service_whose_name_has_dots_can_be_named() -> None:
+    assert Selection.of(identity="service.a.b").takes(recorded(subject=service_uri("a.b")))
+
+
+def test_since_goes_by_the_servers_time_and_includes_it() -> None:
+    assert Selection.of(since=NOW).takes(recorded())
+    assert not Selection.of(since=NOW + timedelta(microseconds=1)).takes(recorded())
+
+
+def test_the_last_sequence_ends_a_replay() -> None:
+    selection = Selection.of(last=7)
+
+    assert not selection.past(7)
+    assert selection.past(8)
+    assert selection.ends_with(7)
+    assert not selection.ends_with(6)
+
+
+@pytest.mark.parametrize("identity", ["web", "service.", "agent.web", ""])
+def test_what_is_no_identity_is_refused(identity: str) -> None:
+    with pytest.raises(CliError, match="no identity"):
+        Selection.of(identity=identity)
+
+
+def test_a_type_that_is_unknown_is_refused_and_the_known_ones_are_told() -> None:
+    with pytest.raises(CliError, match=r"leaf\.issued"):
+        Selection.of(event_type="leaf.eaten")
