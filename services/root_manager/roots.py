@@ -8,6 +8,7 @@ import msgspec
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from events.base import Struct
 from events.subjects import Subjects
@@ -80,14 +81,16 @@ class RootsService:
         self._nc = nc
         self._subjects = subjects
         self._roots: bytes | None = None
+        self._subscription: Subscription | None = None
 
-    async def start(self) -> None:
-        """Begin to answer."""
-        await self._nc.subscribe(self._subjects.roots_get, cb=self._answer)
+    async def show(self, state: AuthorityState) -> None:
+        """Answer with the bundle of this state from now on.
 
-    def show(self, state: AuthorityState) -> None:
-        """Answer with the bundle of this state from now on."""
+        Before the first state is known nothing is answered: "not ready" would be wrong.
+        """
         self._roots = encoded(state)
+        if self._subscription is None:
+            self._subscription = await self._nc.subscribe(self._subjects.roots_get, cb=self._answer)
 
     async def _answer(self, asked: Msg) -> None:
         if not asked.reply.startswith(ANSWERED):

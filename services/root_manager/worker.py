@@ -107,7 +107,6 @@ class RootManager:
         """
         await self._root_keys.check()
         await self._signing_keys.check()
-        await self._roots.start()
         following = asyncio.create_task(self._follow(stop))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -179,7 +178,7 @@ class RootManager:
     async def _look(self) -> float:
         """Fold what is new, show it, act where this node leads; return when to look again."""
         state = await self._follower.catch_up()
-        self._roots.show(state)
+        await self._roots.show(state)
         if state.leader is None or state.leader.node != self._config.node:
             return FOLLOW_SECONDS
         began = self._time()
@@ -192,7 +191,6 @@ class RootManager:
             acting = Acting(node=held.node, term=held.term)
             if leads(state, acting):
                 await self.act(acting, leases)
-                self._roots.show(self._follower.state)
         return pause
 
     async def _initialise(self, acting: Acting) -> None:
@@ -221,6 +219,9 @@ class RootManager:
         current = (acting.term, state.bundle_sequence)
         if self._published == current or not leads(state, acting):
             return
+        await self._roots.show(
+            state
+        )  # first: who hears of a change and asks must not get an older one
         if await self._changes.publish(state):
             log.info("roots published", ledger_sequence=state.bundle_sequence)
         reached("root_manager.roots_published")
