@@ -34,6 +34,7 @@ from services.nats_access import jwt
 CONNECT_TIMEOUT_SECONDS: Final = 5
 TLS_CLOSE_SECONDS: Final = 1.0  # a server that is stopped says no goodbye
 RECONNECT_WAIT_SECONDS: Final = 0.1
+ATTEMPTS_MORE: Final = 2  # than there are servers, before `connect` gives up
 PING_SECONDS: Final = 2  # a server that answers none of two pings is lost
 LOG_EVERY_SECONDS: Final = 5.0  # of the same error, while a server is away
 SUBJECTS_REMEMBERED_MAX: Final = 1000
@@ -96,7 +97,7 @@ async def connect(
 
     again = (UnreachableError, NotSecureError, *((NotPermittedError,) if wait else ()))
     retrying = AsyncRetrying(
-        stop=stop_never if wait else stop_after_attempt(len(servers) + 1),
+        stop=stop_never if wait else stop_after_attempt(len(servers) + ATTEMPTS_MORE),
         wait=wait_exponential_jitter(multiplier=RECONNECT_WAIT_SECONDS, max=2.0, jitter=0.1),
         retry=retry_if_exception_type(again),
         before_sleep=_say(log) if wait else None,

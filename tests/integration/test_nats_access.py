@@ -649,3 +649,21 @@ async def test_revoking_with_the_wrong_key_changes_nothing(access: AccessServer)
 
     await shop.flush()
     assert access.layout.token("clients").read_bytes() == before
+
+
+async def test_a_server_that_starts_with_the_tokens_of_before_still_knows_who_was_revoked(
+    access: AccessServer,
+) -> None:
+    """Another server of a cluster has them from when it was set up: the newer token holds."""
+    kept = access.data / "shop.creds"
+    access.add_user("shop", ["service.shop"])
+    kept.write_bytes(access.creds("shop").read_bytes())
+    before = access.layout.accounts_conf.read_bytes()
+    await access.revoke("shop")
+    assert access.layout.accounts_conf.read_bytes() != before
+
+    access.layout.accounts_conf.write_bytes(before)
+    await access.restart()
+
+    with pytest.raises(transport.NotPermittedError):
+        await transport.connect([access.url], creds=kept, ca=None, name="shop")
