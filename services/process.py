@@ -161,6 +161,7 @@ def _kind(error: BaseException) -> Ended:
     from events.log import GapError, LedgerError
     from services import config, streams, transport
     from services.keys.interface import KeyStoreError
+    from services.leases import LeaseLostError
 
     match error:
         case config.ConfigError() | transport.SetupError():
@@ -173,5 +174,7 @@ def _kind(error: BaseException) -> Ended:
             return Ended.REFUSED
         case LedgerError() | NatsError() | transport.TransportError() | OSError() | TimeoutError():
             return Ended.AWAY
+        case LeaseLostError():
+            return Ended.AWAY  # it stood still, or NATS did: the next run takes one of its own
         case _:
             return Ended.BUG
