@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -156,9 +157,11 @@ class Caledger:
 
     def pids(self) -> dict[str, int]:
         """The process ids of all programs that run now."""
-        return {
-            file.stem: int(file.read_text()) for file in sorted((self.data / "run").glob("*.pid"))
-        }
+        found = {}
+        for file in sorted((self.data / "run").glob("*.pid")):
+            with contextlib.suppress(FileNotFoundError):  # it has just ended
+                found[file.stem] = int(file.read_text())
+        return found
 
     def kill(self, program: str, how: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to a program; return its process id."""
