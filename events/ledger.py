@@ -138,6 +138,7 @@ class JetStreamLedger:
         """Send until the answer is definite (rule 6); only then may anything be decided anew."""
         if self._nc.is_closed:
             raise UnreachableError("the connection is closed")
+        deadline = asyncio.get_running_loop().time() + self._limit
         tries = AsyncRetrying(
             retry=retry_if_exception(_is_open),
             wait=wait_random_exponential(multiplier=0.02, max=BACKOFF_MAX_SECONDS),
@@ -146,14 +147,16 @@ class JetStreamLedger:
         try:
             async for attempt in tries:
                 with attempt:
-                    return await self._try(append, attempt.retry_state.attempt_number)
+                    return await self._try(append, attempt.retry_state.attempt_number, deadline)
         except RetryError as error:
             last = error.last_attempt.exception()
             raise OutcomeUnknownError(f"{append.messages[0].subject}: {last}") from last
         raise AssertionError("tenacity ends by returning or raising")
 
-    async def _try(self, append: Append, number: int) -> Appended:
+    async def _try(self, append: Append, number: int, deadline: float) -> Appended:
         """Send once and settle the answer; after the first time a refusal may mean ourselves."""
+        if self._nc.is_closed or asyncio.get_running_loop().time() > deadline:
+            raise OutcomeUnknownError("closed, or stopped for longer than it may be sent again")
         match await self._send(append, number):
             case Accepted(duplicate=False, sequence=last, messages=count):
                 assert count == len(append.messages), f"{count} of {len(append.messages)} stored"
@@ -174,14 +177,12 @@ class JetStreamLedger:
                 raise NotDefiniteError(reason)
 
     async def _send(self, append: Append, number: int) -> Answer:
-        if self._nc.is_closed:
-            raise OutcomeUnknownError("the connection was closed meanwhile")
         if not self._nc.is_connected:
             # nats-py would keep it, and send it when nobody waits for it any more.
             return Later(reason="not connected")
         try:
             if len(append.messages) == 1:
-                return await self._publish(append.messages[0], self._condition(append))
+                return await self._publish(append.messages[0], self._headers(append))
             return await self._publish_batch(append, f"{append.message_id}-{number}")
         except MaxPayloadError:
             error = ApiError(code=413, description="larger than the server's max_payload")
@@ -189,11 +190,10 @@ class JetStreamLedger:
         except (NatsError, TimeoutError) as failed:
             return Later(reason=str(failed) or type(failed).__name__)
 
-    def _condition(self, append: Append) -> dict[str, str]:
+    def _headers(self, append: Append) -> dict[str, str]:
         return {
             "Content-Type": CONTENT_TYPE,
             "Nats-Msg-Id": append.message_id,
-            "Nats-Expected-Stream": self._subjects.ledger_stream,
             "Nats-Expected-Last-Subject-Sequence": str(append.condition_sequence),
             "Nats-Expected-Last-Subject-Sequence-Subject": append.condition_subject,
         }
@@ -209,7 +209,7 @@ class JetStreamLedger:
     async def _publish_batch(self, append: Append, batch: str) -> Answer:
         """Send an atomic batch; every try is a batch of its own, so that none completes another."""
         first, *middle, last = append.messages
-        headers = {**self._condition(append), **_batched(batch, 1)}
+        headers = {**self._headers(append), **_batched(batch, 1)}
         reply = await self._nc.request(
             first.subject, first.data, timeout=ANSWER_SECONDS, headers=headers
         )

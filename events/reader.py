@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from typing import Final
@@ -23,6 +24,7 @@ from events.log import GapError, LedgerError, UnreachableError
 STALL_SECONDS: Final = 2.0  # without a further message, after which a read is given up
 TICK_SECONDS: Final = 1.0  # between two wake-ups when nothing is heard
 LIMIT_MAX: Final = 1_024  # messages in one read
+BYTES_MAX: Final = 8 * 1024 * 1024  # in one read, but for its last message
 
 
 class _Reply:
@@ -49,19 +51,21 @@ class LedgerReader:
         self._inbox = nc.new_inbox()
         self._replies: dict[str, _Reply] = {}
         self._asked = 0
+        self._subscribing = asyncio.Lock()
         self._subscription: Subscription | None = None
 
     async def read(self, after: int, *, limit: int = 256, only: str | None = None) -> list[Stored]:
         """Return messages above `after`, in order; with `only`, those on that subject.
 
-        At most `limit` (LIMIT_MAX), and fewer where an answer was lost on the way: what is returned
-        has no hole. Raises GapError where the whole is read and a sequence is missing,
+        At most `limit` (LIMIT_MAX), and fewer where they are large or one was lost on the way: what
+        is returned has no hole. Raises GapError where the whole is read and a sequence is missing,
         UnreachableError where nobody answers, LedgerError for an answer that makes no sense.
         """
         wanted = {
             "seq": after + 1,
             "next_by_subj": only or self._filter,
             "batch": min(limit, LIMIT_MAX),
+            "max_bytes": BYTES_MAX,
         }
         reply = await self._ask(wanted)
         found = _chain(reply.messages, after)
@@ -83,19 +87,21 @@ class LedgerReader:
         """
         reply = await self._ask({"multi_last": list(subjects)})
         found = _chain(reply.messages, 0)
-        last = found[-1].sequence if found else 0
-        if len(found) != len(reply.messages) or last != int(reply.end.get("Nats-Last-Sequence", 0)):
+        last = str(found[-1].sequence if found else 0)
+        if len(found) < len(reply.messages) or last != reply.end.get("Nats-Last-Sequence", "0"):
             raise UnreachableError("a message of an answer was lost on the way")
         return {stored.subject: stored for stored in found}
 
     async def _ask(self, wanted: Mapping[str, object]) -> _Reply:
         """Send one direct get and wait for the whole answer."""
-        if self._subscription is None:
-            self._subscription = await self._nc.subscribe(f"{self._inbox}.*", cb=self._heard)
         self._asked += 1
         inbox = f"{self._inbox}.{self._asked}"
         reply = self._replies[inbox] = _Reply()
         try:
+            async with self._subscribing:  # twice would hear every answer twice
+                if self._subscription is None:
+                    name = f"{self._inbox}.*"
+                    self._subscription = await self._nc.subscribe(name, cb=self._heard)
             await self._nc.publish(self._direct_get, msgspec.json.encode(wanted), reply=inbox)
             await _completed(reply, self._direct_get)
         except NatsError as error:
@@ -121,14 +127,18 @@ class LedgerReader:
         async def wake(_: Msg) -> None:
             heard.set()
 
-        subscription = await self._nc.subscribe(self._live, cb=wake)
+        try:
+            subscription = await self._nc.subscribe(self._live, cb=wake)
+        except NatsError as error:
+            raise UnreachableError(f"{self._live}: {error}") from error
         try:
             while True:
                 heard.clear()
                 yield
                 await _wait(heard)
         finally:
-            await _leave(self._nc, subscription)
+            with suppress(NatsError):  # it is gone with its connection
+                await subscription.unsubscribe()
 
     async def _heard(self, message: Msg) -> None:
         reply = self._replies.get(message.subject)
@@ -159,11 +169,6 @@ async def _wait(heard: asyncio.Event) -> None:
             await heard.wait()
     except TimeoutError:
         return
-
-
-async def _leave(nc: Client, subscription: Subscription) -> None:
-    if not nc.is_closed:
-        await subscription.unsubscribe()
 
 
 def _chain(messages: list[Msg], after: int) -> list[Stored]:

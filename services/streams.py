@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 
 from events import jetstream
 from events.base import Struct
-from events.log import UnreachableError
+from events.log import LedgerError
 from events.subjects import Subjects
 
 DUPLICATE_WINDOW_SECONDS: Final = 600
@@ -217,10 +217,10 @@ def _compare(wanted: Settings, config: Settings) -> None:
 async def _info(nc: Client, name: str) -> _Info | None:
     try:
         reply, error = await jetstream.request(nc, f"$JS.API.STREAM.INFO.{name}")
-    except UnreachableError as unreachable:
-        raise SetupError(f"{name}: JetStream does not answer: {unreachable}") from unreachable
-    if error is None:
-        return msgspec.json.decode(reply, type=_Info)
+        if error is None:
+            return jetstream.decode(reply, _Info)
+    except LedgerError as failed:
+        raise SetupError(f"{name}: JetStream does not answer: {failed}") from failed
     if error.err_code == jetstream.NO_STREAM:
         return None
     raise SetupError(f"{name}: {error}")
@@ -231,7 +231,7 @@ async def _create(nc: Client, settings: Settings) -> None:
     name = settings["name"]
     try:
         _, error = await jetstream.request(nc, f"$JS.API.STREAM.CREATE.{name}", settings)
-    except UnreachableError as unreachable:
-        raise SetupError(f"{name}: not made: {unreachable}") from unreachable
+    except LedgerError as failed:
+        raise SetupError(f"{name}: not made: {failed}") from failed
     if error is not None:
         raise SetupError(f"{name}: not made: {error}")

@@ -390,6 +390,32 @@ async def test_a_read_whose_first_message_is_lost_says_so(
     assert len(await lossy.read(0)) == 2
 
 
+async def test_reads_at_once_get_an_answer_each(direct: JetStreamLedger) -> None:
+    await give_grants(direct, [SIGNER, ulid()])
+
+    answers = await asyncio.gather(*(direct.read(after) for after in (0, 1, 2, 3, 0)))
+
+    assert [[stored.sequence for stored in answer] for answer in answers] == [
+        [1, 2, 3],
+        [2, 3],
+        [3],
+        [],
+        [1, 2, 3],
+    ]
+
+
+async def test_large_entries_come_in_smaller_pages(direct: JetStreamLedger) -> None:
+    await give_grants(direct, [SIGNER])
+    for _ in range(15):
+        await direct.append_leaves(SIGNER, [leaf(SIGNER, grant=2, size=600_000)], grant_sequence=2)
+
+    first = await direct.read(0)
+    rest = await direct.read(len(first))
+
+    assert 10 <= len(first) < 17
+    assert [stored.sequence for stored in (*first, *rest)] == list(range(1, 18))
+
+
 async def test_an_auditor_reads_with_names_of_its_own(
     server: NatsServer, nc: Client, direct: JetStreamLedger
 ) -> None:
