@@ -41,11 +41,6 @@ class NatsLayout:
         return self.folder / "accounts.conf"
 
     @property
-    def store(self) -> Path:
-        """Return JetStream's folder: the ledger's bytes."""
-        return self.folder / "jetstream"
-
-    @property
     def resolver(self) -> Path:
         """Return where the server keeps account tokens, those pushed while it runs included."""
         return self.folder / "jwt"

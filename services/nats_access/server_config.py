@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.transport import is_loopback
+from services.nats_access.route import is_loopback
 
 
 class ClearTextError(Exception):
