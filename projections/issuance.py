@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Final
@@ -202,6 +203,8 @@ class WentBackError(Exception):
 
 
 _LEAF: Final = f"SELECT {', '.join(LeafRow.__struct_fields__)} FROM leaves "  # noqa: S608  # our names
+_FIRST: Final = _LEAF + "WHERE identity = ? AND request_id = ? ORDER BY sequence, position LIMIT 1"
+_LATEST: Final = _LEAF + "WHERE identity = ? ORDER BY sequence DESC, position DESC LIMIT ?"
 
 
 class IssuanceReader:
@@ -223,27 +226,40 @@ class IssuanceReader:
         db = self._open()
         if db is None:
             return 0
-        position: int = db.execute("SELECT position FROM meta").fetchone()[0]
-        self._behind = position < self._highest
-        self._highest = max(self._highest, position)
-        return position
+        return self._look(db)
 
     def find(self, identity: str, request_id: str) -> IssuedLeaf | None:
         """Return the first certificate issued for this request of this identity (about 10 us).
 
         Raises WentBackError where the file holds less than this reader has seen it hold.
         """
-        rows = self._leaves(
-            "WHERE identity = ? AND request_id = ? ORDER BY sequence, position LIMIT 1",
-            (identity, request_id),
-        )
+        rows = self._leaves(_FIRST, (identity, request_id))
         return rows[0] if rows else None
+
+    def find_all(
+        self, requests: Sequence[tuple[str, str]]
+    ) -> tuple[int, dict[tuple[str, str], IssuedLeaf]]:
+        """Return the position, and what `find` says of each identity and request id, at once.
+
+        One look at the file, so all of it is of one position, and cheaper than one by one: most of
+        what a question costs beside a busy writer is to begin and end it. Raises as `find` does.
+        """
+        db = self._current()
+        if db is None:
+            return 0, {}
+        with _snapshot(db):
+            position = self._look(db)
+            if self._behind:
+                raise self._went_back()
+            found: dict[tuple[str, str], IssuedLeaf] = {}
+            for identity, request_id in requests:
+                for row in db.execute(_FIRST, (identity, request_id)):
+                    found[identity, request_id] = _issued(row)
+        return position, found
 
     def by_identity(self, identity: str, *, limit: int = 100) -> list[IssuedLeaf]:
         """Return the latest certificates of an identity, newest first; raises as `find` does."""
-        return self._leaves(
-            "WHERE identity = ? ORDER BY sequence DESC, position DESC LIMIT ?", (identity, limit)
-        )
+        return self._leaves(_LATEST, (identity, limit))
 
     def counts(self) -> IssuanceCounts:
         """Return how much there is; raises as `find` does."""
@@ -269,17 +285,27 @@ class IssuanceReader:
             self._db.close()
         self._db, self._file = None, None
 
-    def _leaves(self, where: str, values: tuple[str | int, ...]) -> list[IssuedLeaf]:
+    def _leaves(self, query: str, values: tuple[str | int, ...]) -> list[IssuedLeaf]:
         db = self._current()
-        return [] if db is None else [_issued(row) for row in db.execute(_LEAF + where, values)]
+        return [] if db is None else [_issued(row) for row in db.execute(query, values)]
+
+    def _look(self, db: sqlite3.Connection) -> int:
+        """Return how far the file is, and take note of it."""
+        position: int = db.execute("SELECT position FROM meta").fetchone()[0]
+        self._behind = position < self._highest
+        self._highest = max(self._highest, position)
+        return position
 
     def _current(self) -> sqlite3.Connection | None:
         db = self._open()
         if (db is None and self._highest > 0) or (self._behind and self.position() < self._highest):
-            raise WentBackError(
-                f"{self._path} knows less than sequence {self._highest}, which it had reached"
-            )
+            raise self._went_back()
         return db
+
+    def _went_back(self) -> WentBackError:
+        return WentBackError(
+            f"{self._path} knows less than sequence {self._highest}, which it had reached"
+        )
 
     def _open(self) -> sqlite3.Connection | None:
         try:
@@ -295,6 +321,16 @@ class IssuanceReader:
                 self._file = file
                 self.position()
         return self._db
+
+
+@contextmanager
+def _snapshot(db: sqlite3.Connection) -> Iterator[None]:
+    """Make all questions see the file as it is at the first of them."""
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        db.execute("COMMIT")
 
 
 def _connect(path: Path) -> sqlite3.Connection | None:
