@@ -9,57 +9,30 @@ from __future__ import annotations
 import json
 import re
 import secrets  # noqa: TID251 - key-encryption keys are made here, once, and decide nothing
-import socket
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlparse
 
-import structlog
-from msgspec.structs import replace
-
-from events.base import Struct
-from events.subjects import Subjects, check_datacenter
+from events.subjects import Subjects
 from services import config, streams, transport
 from services.breakpoints import reached
 from services.clock import SystemClock
-from services.config import EmbeddedSection, InitialSection, KeysSection, NatsSection, NodeConfig
-from services.nats_access import contexts, provision, server_process, tls
+from services.config import NodeConfig
+from services.nats_access import contexts, provision, route, server_process, tls
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import NatsLayout
-from services.pki import spiffe
+from services.node_file import (
+    DEFAULT_DATACENTER,
+    DEFAULT_PORT,
+    NodeOptions,
+    config_file,
+    settle,
+    write,
+)
 
-DEFAULT_DATACENTER: Final = "dc1"
-DEFAULT_PORT: Final = 4222
 KEKS: Final = ("root", "signing", "nats")
 
 _HEX: Final = re.compile(r"[0-9a-fA-F]{64}")
-
-_log = structlog.get_logger()
-
-
-class ContradictionError(config.ConfigError):
-    """What is asked for is not what the folder was made with."""
-
-
-class NodeOptions(Struct):
-    """What may be asked for; None: what the folder has, or the default for a new one."""
-
-    data: Path
-    datacenter: str | None = None
-    trust_domain: str | None = None
-    csr_max_per_second: float | None = None
-    default_csr_max_per_second: float = 50.0  # of a new folder
-    listen: str | None = None
-    port: int | None = None
-    tls: bool = False
-    server: str | None = None  # a nats-server that runs elsewhere
-    ca: Path | None = None  # its transport CA
-    replicas: int = 1
-    any_port: bool = True  # take another port where the usual one is taken
-
-
-def config_file(data: Path) -> Path:
-    """Return the node's configuration."""
-    return data / "caledger.toml"
 
 
 def server_conf(data: Path) -> Path:
@@ -85,117 +58,39 @@ async def set_up(options: NodeOptions) -> NodeConfig:
     reached("init.keks")
     layout = provision.provision(options.data, node.datacenter, nats_kek(options.data))
     _write_server(layout, node)
-    _write_config(options.data, node)
+    write(options.data, node)
     reached("init.configured")
     if not made:
         await _make_streams(options, layout, config.load(config_file(options.data)))
     return config.load(config_file(options.data))
 
 
-def settle(options: NodeOptions) -> NodeConfig:
-    """Return the configuration that the node is to have: the folder's own, or a new one."""
-    file = config_file(options.data)
-    if file.exists():
-        return _at(_agreeing(config.load(file), options), options)
-    foreign = [found.name for found in options.data.iterdir() if found.name != "dev.lock"]
-    if foreign:
-        raise ContradictionError(
-            f"{options.data} holds {foreign[0]} and no caledger.toml: name a new or empty folder"
-        )
-    node = _at(_new(options), options)
-    _write_config(options.data, node)  # first of all: it pins what the folder is for
-    reached("init.pinned")
-    return node
-
-
-def _new(options: NodeOptions) -> NodeConfig:
-    trust_domain = options.trust_domain
-    try:
-        if trust_domain is not None:
-            trust_domain = spiffe.check_trust_domain(trust_domain)
-        datacenter = check_datacenter(options.datacenter or DEFAULT_DATACENTER)
-    except ValueError as error:
-        raise config.ConfigError(str(error)) from error
-    rate = options.csr_max_per_second
-    return NodeConfig(
-        datacenter=datacenter,
-        node=re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:64] or "node",
-        data=options.data,
-        nats=NatsSection(
-            servers=(options.server or "nats://127.0.0.1:4222",),
-            creds=options.data / "nats" / "creds",
-            ca=options.ca,
-        ),
-        keys=KeysSection(
-            signing=f"file:{options.data / 'keys' / 'signing.kek'}",
-            root=f"file:{options.data / 'keys' / 'root.kek'}",
-        ),
-        initial=InitialSection(
-            trust_domain=trust_domain,
-            csr_max_per_second=options.default_csr_max_per_second if rate is None else rate,
-        ),
-        embedded=None if options.server else EmbeddedSection(),
-    )
-
-
-def _agreeing(node: NodeConfig, options: NodeOptions) -> NodeConfig:
-    """Return the folder's configuration; raises ContradictionError where it was made otherwise."""
-    asked = {
-        "datacenter": (options.datacenter, node.datacenter),
-        "trust domain": (
-            options.trust_domain and options.trust_domain.lower(),
-            node.initial.trust_domain or "<cluster id>.consul",
-        ),
-        "rate limit": (options.csr_max_per_second, node.initial.csr_max_per_second),
-        "server": (options.server, None if node.embedded else node.nats.servers[0]),
-    }
-    for what, (wanted, found) in asked.items():
-        if wanted is not None and wanted != found:
-            raise ContradictionError(
-                f"{options.data} was made with {what} {found}, not {wanted}, which cannot be "
-                "changed by starting it again: leave the option out, or name another folder"
-            )
-    return node
-
-
-def _at(node: NodeConfig, options: NodeOptions) -> NodeConfig:
-    """Return the configuration with the address that the embedded server gets this time."""
-    if node.embedded is None:
-        return node
-    listen = options.listen or node.embedded.listen
-    secure = options.tls or node.embedded.tls or not transport.is_loopback(listen)
-    first = options.port is None and not config_file(options.data).exists()
-    wanted = options.port or (DEFAULT_PORT if first else node.embedded.port)
-    port = server_process.free_port(listen, wanted) if options.any_port else wanted
-    if port != wanted and options.port is not None:
-        raise config.ConfigError(f"port {wanted} of {listen} is taken: name another --nats-port")
-    if port != wanted:
-        _log.warning("port taken; using another", taken=wanted, port=port)
-    embedded = EmbeddedSection(listen=listen, port=port, tls=secure)
-    ca = NatsLayout(options.data, node.datacenter).transport_ca if secure else None
-    return replace(
-        node,
-        embedded=embedded,
-        nats=replace(node.nats, servers=(embedded.url,), ca=ca),
-    )
-
-
 def _write_server(layout: NatsLayout, node: NodeConfig) -> None:
-    """Write the server's configuration, its TLS files, and the contexts that lead to it."""
-    embedded = node.embedded or EmbeddedSection(tls=node.nats.ca is not None)
-    files = None
-    if embedded.tls and node.embedded is not None:
-        files = tls.ensure(
-            layout.tls,
-            listen=embedded.listen,
-            kek=nats_kek(layout.data),
-            datacenter=layout.datacenter,
-            now=SystemClock().now(),
+    """Write the server's configuration, its TLS files, and the contexts that lead to it.
+
+    For a server elsewhere it is what that may be started with; where its TLS is not ours, only
+    accounts.conf, which it has to include, is written.
+    """
+    ours = node.nats.ca in (None, layout.transport_ca) or node.embedded is not None
+    url = urlparse(node.nats.servers[0])
+    host = url.hostname or "127.0.0.1"
+    listen = host if route.is_loopback(host) else "0.0.0.0"  # noqa: S104 - with TLS only
+    if node.embedded is not None:
+        listen = host = node.embedded.listen
+    if ours:
+        files = None
+        if node.nats.ca is not None:
+            files = tls.ensure(
+                layout.tls,
+                listen=host,
+                kek=nats_kek(layout.data),
+                datacenter=layout.datacenter,
+                now=SystemClock().now(),
+            )
+        provision.write_server_conf(
+            layout, node=node.node, listen=listen, port=url.port or DEFAULT_PORT, tls=files
         )
-    provision.write_server_conf(
-        layout, node=node.node, listen=embedded.listen, port=embedded.port, tls=files
-    )
-    contexts.write_all(layout, url=node.nats.servers[0], ca=node.nats.ca)
+    contexts.write_all(layout, url=",".join(node.nats.servers), ca=node.nats.ca)
 
 
 def _make_keks(data: Path, *, made: bool) -> None:
@@ -263,75 +158,3 @@ async def _create(options: NodeOptions, node: NodeConfig) -> None:
 def _marker(data: Path) -> Path:
     """Return what says that the streams were made: they are never made over existing data."""
     return data / "nats" / "streams.made"
-
-
-def _write_config(data: Path, node: NodeConfig) -> None:
-    """Write caledger.toml where it would say something else, with paths relative to it."""
-    file = config_file(data)
-    if file.exists() and config.load(file) == _absolute(node):
-        return
-    base = data.resolve()
-    trust_domain = node.initial.trust_domain
-    lines = [
-        "# A node of caledger: read by every worker. Paths are relative to this file's folder.",
-        f"datacenter = {_text(node.datacenter)}",
-        f"node = {_text(node.node)}  # a name of its own for every machine",
-        f"data = {_text(_relative(node.data, base))}",
-        f"lease_seconds = {node.lease_seconds}",
-        "",
-        "[nats]",
-        f"servers = [{', '.join(map(_text, node.nats.servers))}]",
-        f"creds = {_text(_relative(node.nats.creds, base))}",
-        *([f"ca = {_text(_relative(node.nats.ca, base))}"] if node.nats.ca else []),
-        "",
-        "[keys]  # key-encryption keys: file:PATH, env:NAME or credential:NAME (systemd)",
-        f"signing = {_text(_relative_key(node.keys.signing, base))}",
-        *([f"root = {_text(_relative_key(node.keys.root, base))}"] if node.keys.root else []),
-        "",
-        "[initial]  # what an empty ledger begins with; without effect afterwards",
-        *([f"trust_domain = {_text(trust_domain)}"] if trust_domain else []),
-        f"csr_max_per_second = {node.initial.csr_max_per_second:.15g}",
-    ]
-    if node.embedded is not None:
-        lines += [
-            "",
-            "[embedded]  # the nats-server that `caledger dev` runs",
-            f"listen = {_text(node.embedded.listen)}",
-            f"port = {node.embedded.port}",
-            f"tls = {str(node.embedded.tls).lower()}",
-        ]
-    write_atomically(file, "\n".join([*lines, ""]).encode())
-
-
-def _absolute(node: NodeConfig) -> NodeConfig:
-    """Return the configuration as `config.load` would."""
-    ca = node.nats.ca
-    return replace(
-        node,
-        data=node.data.resolve(),
-        nats=replace(node.nats, creds=node.nats.creds.resolve(), ca=ca.resolve() if ca else None),
-        keys=KeysSection(
-            signing=_absolute_key(node.keys.signing),
-            root=_absolute_key(node.keys.root) if node.keys.root else None,
-        ),
-    )
-
-
-def _absolute_key(source: str) -> str:
-    scheme, _, rest = source.partition(":")
-    return f"file:{Path(rest).resolve()}" if scheme == "file" else source
-
-
-def _relative_key(source: str, base: Path) -> str:
-    scheme, _, rest = source.partition(":")
-    return f"file:{_relative(Path(rest), base)}" if scheme == "file" else source
-
-
-def _relative(path: Path, base: Path) -> str:
-    resolved = path.resolve()
-    return str(resolved.relative_to(base)) if resolved.is_relative_to(base) else str(resolved)
-
-
-def _text(value: str) -> str:
-    """Quote a value: TOML's basic strings take JSON's escapes."""
-    return json.dumps(value, ensure_ascii=False)

@@ -126,7 +126,7 @@ def told() -> Iterator[None]:
 def node_of(data: Path | None) -> NodeConfig:
     """Return the configuration of a node's folder; raises CliError."""
     from services import config
-    from services.setup_node import config_file
+    from services.node_file import config_file
 
     with told():
         return config.load(config_file(folder(data)))
@@ -204,21 +204,37 @@ def _from_context(file: Path, datacenter: str | None) -> Target:
         raise CliError(
             f"{file} is no context of the nats command line: {error}", Exit.USAGE
         ) from error
+    creds = _path(context.get("creds"), file.parent)
     return Target(
         servers=servers,
-        creds=_path(context.get("creds"), file.parent),
+        creds=creds,
         ca=_path(context.get("ca"), file.parent),
-        datacenter=datacenter or DEFAULT_DATACENTER,
+        datacenter=datacenter or _datacenter_of(creds),
     )
 
 
 def _from_environment(environment: Mapping[str, str], datacenter: str | None) -> Target:
     here = Path()
+    creds = _path(environment.get("NATS_CREDS"), here)
     return Target(
         servers=tuple(environment["NATS_URL"].split(",")),
-        creds=_path(environment.get("NATS_CREDS"), here),
+        creds=creds,
         ca=_path(environment.get("NATS_CA"), here),
-        datacenter=datacenter or DEFAULT_DATACENTER,
+        datacenter=datacenter or _datacenter_of(creds),
+    )
+
+
+def _datacenter_of(creds: Path | None) -> str:
+    """Return the datacenter whose subjects a user may use, the default where that is not told."""
+    from services.nats_access import jwt
+
+    try:
+        allowed = jwt.read_creds(creds).nats["pub"]["allow"] if creds is not None else []
+        tokens = [str(subject).split(".") for subject in allowed]
+    except (jwt.TokenError, KeyError, TypeError):
+        return DEFAULT_DATACENTER
+    return next(
+        (token[1] for token in tokens if token[0] == "ca" and token[2:]), DEFAULT_DATACENTER
     )
 
 

@@ -63,8 +63,8 @@ def dev(
     import sys
 
     from services.cli.development import run_dev
+    from services.node_file import NodeOptions
     from services.process import log_to_stderr
-    from services.setup_node import NodeOptions
     from services.supervisor import CannotStartError
 
     log_to_stderr(level="warning")

@@ -17,8 +17,9 @@ from services.cli.common import CliError, Exit, Target, find
 from services.client import CaClient
 from services.config import NodeConfig
 from services.nats_access import server_process
+from services.node_file import NodeOptions, config_file
 from services.readiness import until_ready
-from services.setup_node import NodeOptions, config_file, server_conf, set_up
+from services.setup_node import server_conf, set_up
 from services.supervisor import Program, Supervisor
 from services.transport import UnreachableError
 

@@ -44,7 +44,8 @@ def init(
     writes below DIR/nats (server.conf as an example, accounts.conf as it is), then repeat it.
     """
     from services.cli.development import one_at_a_time
-    from services.setup_node import NodeOptions, config_file, set_up
+    from services.node_file import NodeOptions, config_file
+    from services.setup_node import set_up
 
     options = NodeOptions(
         data=folder(data),

@@ -7,11 +7,12 @@ import json
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
-from services.nats_access import provision
+from services.nats_access import provision, server_process
 from services.transport import NotSecureError, connect
 from tests.nats import free_port
 from tests.scenarios.caledger import PROGRAMS, WORKERS, Caledger, Ran, alive, run
@@ -386,6 +387,81 @@ async def test_a_program_that_cannot_start_ends_everything(tmp_path: Path) -> No
     assert ran.code == 1, ran
     assert "gave up: replicator ended with exit code 2: it cannot start" in ran.err
     assert list((data / "run").glob("*.pid")) == []
+
+
+async def test_a_void_entry_stops_nothing_and_is_named_by_verify_and_replay(tmp_path: Path) -> None:
+    async with Caledger(tmp_path) as dev:
+        layout = provision.load(dev.data)
+        client = await dev.client("auditor")
+        writer = await connect(
+            [f"nats://127.0.0.1:{dev.port}"],
+            creds=layout.creds("root-manager"),
+            ca=None,
+            name="test",
+        )
+        try:
+            await writer.jetstream().publish(client.subjects.authority, b"not an entry")
+        finally:
+            await writer.close()
+        void = await client.last_sequence()
+        await signed(dev, "web", "--timeout", "20")
+        verified = await dev.run("ledger", "verify")
+        as_json = await dev.run("ledger", "verify", "--json")
+        replayed = await dev.run("ledger", "replay")
+
+        assert verified.code == as_json.code == 1, verified
+        faults = [line for line in verified.out.splitlines() if line.startswith("fault ")]
+        assert len(faults) == 1
+        assert faults[0].startswith(f"fault sequence={void} check=malformed: ")
+        assert [fault["sequence"] for fault in json.loads(as_json.out)["faults"]] == [void]
+        assert replayed.code == 0
+        assert f"void entry sequence={void}: " in replayed.err
+
+
+async def test_a_node_of_a_server_elsewhere_is_made_in_two_steps_and_run_by_hand(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    port = free_port()
+    init = ("init", "--data", data, "--server", f"nats://127.0.0.1:{port}")
+    first = await run(*init, cwd=tmp_path)
+    assert first.code == 3, first
+    assert "not reachable" in first.err
+
+    processes: list[asyncio.subprocess.Process] = []
+    server = server_process.ServerProcess(
+        data / "nats" / "server.conf",
+        address="127.0.0.1",
+        port=port,
+        log=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        await server.start()
+        second = await run(*init, cwd=tmp_path)
+        assert second.code == 0, second
+        for worker in ("leader-elector", "root-manager", "replicator", "signer"):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "services.cli", "run", worker),
+                *("--config", str(data / "caledger.toml"), "--log-format", "json"),
+                stderr=asyncio.subprocess.PIPE,
+            )
+            processes.append(process)
+        ran = await run(
+            *("sign", "service", "web", "--timeout", "30", "--data", data), cwd=tmp_path
+        )
+        assert ran.code == 0, ran
+        for process in reversed(processes):
+            process.terminate()
+            _, err = await asyncio.wait_for(process.communicate(), 20)
+            assert process.returncode == 0, err.decode()
+            told = [json.loads(line) for line in err.splitlines()]
+            assert {"event", "level", "timestamp", "worker", "slot"} <= set(told[0])
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        await server.stop()
 
 
 def test_the_fixture_names_every_worker() -> None:

@@ -12,6 +12,7 @@ from services.cli.common import CliError, Exit, Target, find
 from services.cli.errors import judge
 from services.client import NoAnswerError
 from services.config import ConfigError
+from services.nats_access.provision import provision
 from services.refusals import RefusedError
 from services.streams import SetupError
 from services.transport import NotPermittedError, NotSecureError, UnreachableError
@@ -87,6 +88,17 @@ def test_the_environment_names_servers_creds_and_ca() -> None:
     assert target.servers == ("tls://a:1", "tls://b:1")
     assert (target.creds, target.ca) == (Path("/c"), Path("/ca.pem"))
     assert target.datacenter == "dc7"
+
+
+def test_the_creds_tell_the_datacenter(tmp_path: Path) -> None:
+    layout = provision(tmp_path, "west", bytes(32))
+    environment = {
+        "NATS_URL": "nats://127.0.0.1:1",
+        "NATS_CREDS": str(layout.client_creds("admin")),
+    }
+
+    assert found(environment).datacenter == "west"
+    assert found(environment, datacenter="east").datacenter == "east"
 
 
 def test_the_default_folder_is_the_last_resort(tmp_path: Path) -> None:

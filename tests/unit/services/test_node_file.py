@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from services import config
-from services.setup_node import ContradictionError, NodeOptions, config_file, settle
+from services.node_file import ContradictionError, NodeOptions, config_file, settle
 from tests.nats import free_port
 
 
@@ -112,3 +112,14 @@ def test_the_embedded_servers_address_has_a_url() -> None:
 
     assert section.url == "nats://[::1]:4333"
     assert replace(section, listen="::", tls=True).url == "tls://[::1]:4333"
+
+
+def test_clear_text_to_another_machine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match="needs tls://"):
+        settled(tmp_path, server="nats://nats.example:4222")
+
+
+def test_tls_elsewhere_without_a_ca_is_ours(tmp_path: Path) -> None:
+    node = settled(tmp_path, server="tls://nats.example:4222")
+
+    assert node.nats.ca == tmp_path / "nats" / "tls" / "ca.pem"

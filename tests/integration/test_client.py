@@ -1,0 +1,109 @@
+"""What our client does when answers are late, missing, or no."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from services.client import CaClient, NoAnswerError
+from services.refusals import RefusedError
+from tests.nats import NatsServer
+
+WEB = "ca.dc1.work.>"
+
+
+@pytest.fixture
+async def ca(nats_server: NatsServer) -> AsyncIterator[CaClient]:
+    """A client; whoever is to answer is each test's own."""
+    client = await CaClient.connect([nats_server.url], datacenter="dc1", creds=None)
+    yield client
+    await client.close()
+
+
+def refusal(code: str) -> bytes:
+    return json.dumps({"error": {"code": code, "message": "no", "retry_after": 2}}).encode()
+
+
+async def test_silence_is_asked_again_with_the_same_bytes(ca: CaClient, nc: Client) -> None:
+    heard: list[bytes] = []
+
+    async def signer(message: Msg) -> None:
+        heard.append(message.data)
+        if len(heard) == 3:
+            await message.respond(b'{"CertPEM": "x"}')
+
+    await nc.subscribe(WEB, cb=signer)
+    await nc.flush()
+
+    assert await ca.sign("web", "CSR", request_id="R1") == b'{"CertPEM": "x"}'
+    assert len(heard) == 3
+    assert set(heard) == {b'{"request_id":"R1","csr":"CSR"}'}
+
+
+async def test_a_late_answer_to_the_first_asking_counts(ca: CaClient, nc: Client) -> None:
+    first: list[Msg] = []
+
+    async def signer(message: Msg) -> None:
+        first.append(message)
+        if len(first) == 2:
+            await first[0].respond(b"{}")
+
+    await nc.subscribe(WEB, cb=signer)
+    await nc.flush()
+
+    assert await ca.sign("web", "CSR", request_id="R1", timeout=5) == b"{}"
+
+
+async def test_nobody_there_is_waited_for(ca: CaClient, nc: Client) -> None:
+    async def signer(message: Msg) -> None:
+        await message.respond(b"{}")
+
+    asking = asyncio.create_task(ca.sign("web", "CSR", request_id="R1"))
+    await asyncio.sleep(0.4)
+    assert not asking.done(), "no responders is not an answer"
+    await nc.subscribe(WEB, cb=signer)
+
+    assert await asyncio.wait_for(asking, 5) == b"{}"
+
+
+async def test_not_ready_is_asked_again_until_the_deadline(ca: CaClient, nc: Client) -> None:
+    async def signer(message: Msg) -> None:
+        await message.respond(refusal("not_ready"))
+
+    await nc.subscribe(WEB, cb=signer)
+    await nc.flush()
+
+    with pytest.raises(NoAnswerError, match=r"within 0\.6 s"):
+        await ca.sign("web", "CSR", request_id="R1", timeout=0.6)
+
+
+async def test_a_no_is_final_and_carries_the_code(ca: CaClient, nc: Client) -> None:
+    asked = 0
+
+    async def signer(message: Msg) -> None:
+        nonlocal asked
+        asked += 1
+        await message.respond(refusal("rate_limited"))
+
+    await nc.subscribe(WEB, cb=signer)
+    await nc.flush()
+
+    with pytest.raises(RefusedError) as refused:
+        await ca.sign("web", "CSR", request_id="R1")
+    assert (refused.value.code, refused.value.retry_after, asked) == ("rate_limited", 2, 1)
+
+
+async def test_an_answer_that_cannot_be_read_is_no_answer(ca: CaClient, nc: Client) -> None:
+    async def signer(message: Msg) -> None:
+        await message.respond(b'{"error": {"code": "eaten"}}')
+
+    await nc.subscribe(WEB, cb=signer)
+    await nc.flush()
+
+    with pytest.raises(NoAnswerError, match="cannot be read"):
+        await ca.sign("web", "CSR", request_id="R1")
