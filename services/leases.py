@@ -57,7 +57,8 @@ class Lease:
         self._key = key
         self._ttl = ttl_seconds
         self._lock = asyncio.Lock()
-        self._value: LeaseValue | None = None
+        self._value: LeaseValue | None = None  # as it was acknowledged
+        self._sent: LeaseValue | None = None
         self._until = 0.0  # of the loop's clock, which goes on while the process is stopped
         self.revision = 0
 
@@ -87,42 +88,54 @@ class Lease:
     async def put(self, value: LeaseValue) -> None:
         """Change what the lease holds, and renew it; raises LeaseLostError."""
         async with self._lock:
-            while self.held:
-                try:
-                    await self._write(value, expected=self.revision)
-                except WrongRevisionError:
-                    if not await self._ours_after_all(value):
-                        break
-                except BucketError:
-                    await asyncio.sleep(RETRY_SECONDS)  # tried again for as long as it is held
-                else:
-                    if self.held:  # else the process was stopped before it heard the answer
-                        return
-            self._value = None
-            raise LeaseLostError(f"the lease {self._key} is lost")
+            await self._put(value)
+
+    async def renew(self) -> None:
+        """Renew what the lease holds; raises LeaseLostError."""
+        async with self._lock:  # what it holds is read inside: a renewal never undoes a change
+            if self._value is None:
+                raise LeaseLostError(f"the lease {self._key} is lost")
+            await self._put(self._value)
 
     async def keep(self) -> None:
         """Renew for ever. Ends only by LeaseLostError, or when it is cancelled."""
         while True:
             await asyncio.sleep(self._ttl / 3)
-            if self._value is None:
-                raise LeaseLostError(f"the lease {self._key} is lost")
-            await self.put(self._value)
+            await self.renew()
 
     async def release(self) -> None:
         """Give the lease back at once; if that fails it ends by itself."""
         async with self._lock:
-            held, self._value = self.held, None
-            if not held:
-                return
+            while self.held:
+                try:
+                    await self._bucket.purge(
+                        self._key, expected=self.revision, ttl_seconds=MARKER_SECONDS
+                    )
+                except WrongRevisionError:
+                    if await self._ours_after_all():
+                        continue  # the renewal that was cut off for this was stored
+                except BucketError:
+                    pass
+                break
+            self._value = None
+
+    async def _put(self, value: LeaseValue) -> None:
+        while self.held:
             try:
-                await self._bucket.purge(
-                    self._key, expected=self.revision, ttl_seconds=MARKER_SECONDS
-                )
+                await self._write(value, expected=self.revision)
+            except WrongRevisionError:
+                if not await self._ours_after_all():
+                    break
             except BucketError:
-                return
+                await asyncio.sleep(RETRY_SECONDS)  # tried again for as long as it is held
+            else:
+                if self.held:  # else the process was stopped before it heard the answer
+                    return
+        self._value = None
+        raise LeaseLostError(f"the lease {self._key} is lost")
 
     async def _write(self, value: LeaseValue, *, expected: int) -> None:
+        self._sent = value
         sent = asyncio.get_running_loop().time()
         self.revision = await self._bucket.write(
             self._key,
@@ -134,13 +147,13 @@ class Lease:
         self._value = value
         self._until = sent + self._ttl
 
-    async def _ours_after_all(self, value: LeaseValue) -> bool:
+    async def _ours_after_all(self) -> bool:
         """Tell whether an earlier write of ours was stored although its answer got lost."""
         try:
             last = await self._bucket.get(self._key)
         except BucketError:
             return True  # not known yet: the loop goes on for as long as the lease is held
-        ours = [msgspec.json.encode(mine) for mine in (value, self._value) if mine is not None]
+        ours = [msgspec.json.encode(mine) for mine in (self._value, self._sent) if mine is not None]
         if last is None or last.data not in ours:
             return False
         self.revision = last.revision

@@ -18,7 +18,7 @@ from events.base import Struct, utc
 from services.breakpoints import reached
 from services.clock import Entropy
 from services.keys.interface import KeySpec, KeyStore, PublicKey
-from services.pki import certificates
+from services.pki import certificates, spiffe
 from services.root_manager.decide import Initialise
 
 ROOT_NAME: Final = "Consul CA Primary Cert"  # Consul's text (specification, section 1.1)
@@ -33,12 +33,19 @@ class Names(Struct):
 
 
 def name_authority(datacenter: str, trust_domain: str | None, entropy: Entropy) -> Names:
-    """Choose a cluster id, and with it Consul's trust domain where none was named."""
+    """Choose a cluster id, and with it Consul's trust domain where none was named.
+
+    Raises SpiffeIdError for a trust domain that is none, before any key is made.
+    """
     cluster_id = str(UUID(hex=entropy.token(), version=4))
     return Names(
         datacenter=datacenter,
         cluster_id=cluster_id,
-        trust_domain=(trust_domain or f"{cluster_id}.consul").lower(),
+        trust_domain=(
+            spiffe.check_trust_domain(trust_domain)
+            if trust_domain is not None
+            else spiffe.trust_domain_of(cluster_id)
+        ),
     )
 
 

@@ -40,7 +40,7 @@ from services.startup import open_worker
 from services.waiting import any_set, cancelled, set_by
 
 LEASES_SECONDS: Final = 0.25  # between two looks at the leases while its node leads
-LEASES_SHARE: Final = 10  # of the time, one part at most is spent on reading many leases
+LEASES_SHARE: Final = 10  # pauses are so many times longer than reading many leases took
 FOLLOW_SECONDS: Final = 1.0  # between two looks at the ledger should nothing be heard
 RETRY_SECONDS: Final = 1.0  # after the world failed
 SWEEP_SECONDS: Final = 600.0  # between two looks for keys that were never recorded
@@ -183,7 +183,8 @@ class RootManager:
             return FOLLOW_SECONDS
         began = self._time()
         leases = await read_leases(self._nc, self._subjects)
-        pause = max(LEASES_SECONDS, LEASES_SHARE * (self._time() - began))
+        reading = self._time() - began
+        pause = min(max(LEASES_SECONDS, LEASES_SHARE * reading), FOLLOW_SECONDS)
         if leases.unreadable:
             log.warning("leases that are none of ours", keys=leases.unreadable)
         held = leases.leader

@@ -12,6 +12,7 @@ import pytest
 from services.buckets import LastValues, bucket
 from services.clock import SystemClock, SystemEntropy
 from services.leases import LeaderLease, Lease, LeaseLostError, SignerLease, read_leases
+from services.waiting import cancelled
 from tests.integration.leading import SUBJECTS, Site
 
 KEY = SUBJECTS.leader_lease()
@@ -102,6 +103,31 @@ async def test_what_a_lease_holds_can_change(site: Site) -> None:
     held = (await read_leases(site.nc, SUBJECTS)).leader
     assert held is not None
     assert (held.node, held.term) == ("a", 7)
+
+
+async def test_a_renewal_never_undoes_a_change(site: Site) -> None:
+    mine = lease(site)
+    assert await mine.take(value("a"))
+
+    for term in range(1, 20):
+        told = value("a", term=term)
+        await asyncio.gather(mine.renew(), mine.put(told), mine.renew())
+
+        assert (await read_leases(site.nc, SUBJECTS)).leader == told
+
+
+async def test_a_release_that_cuts_off_a_renewal_still_frees_the_lease(site: Site) -> None:
+    """Whether the renewal was stored is not known; no delay may make a difference."""
+    for delay in range(0, 2000, 100):
+        mine = lease(site)
+        assert await mine.take(value("a"))
+        renewing = asyncio.create_task(mine.put(value("a", term=1)))
+        await asyncio.sleep(delay / 1e6)
+        await cancelled(renewing)
+
+        await mine.release()
+
+        assert (await read_leases(site.nc, SUBJECTS)).leader is None
 
 
 async def test_the_holder_notices_that_another_has_it(site: Site, values: LastValues) -> None:
