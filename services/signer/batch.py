@@ -51,12 +51,6 @@ class GroupCommit(Generic[Item, Ready]):
         self._queue_bytes = 0
         self._wake = asyncio.Event()
         self._nudged = False
-        self._busy = False
-
-    @property
-    def idle(self) -> bool:
-        """Say whether everything that was put in has been committed."""
-        return not self._queue and not self._busy and not self._nudged
 
     def put(self, items: Iterable[Item]) -> list[Item]:
         """Take items in; returns those that there is no room for."""
@@ -94,9 +88,7 @@ class GroupCommit(Generic[Item, Ready]):
                     self._nudged = False
                     flight = asyncio.create_task(self._commit(group))
                     flight.add_done_callback(lambda _: self._wake.set())
-                    self._busy = True
                 elif not self._queue:
-                    self._busy = False
                     await self._wake.wait()
         finally:
             if flight is not None:
@@ -110,7 +102,6 @@ class GroupCommit(Generic[Item, Ready]):
         while len(group) < LEAVES_MAX and size < LEAVES_BYTES_MAX:
             self._wake.clear()
             if self._queue:
-                self._busy = True
                 ready = await self._prepare(self._take(min(CHUNK, LEAVES_MAX - len(group))))
                 group.extend(ready)
                 size += sum(item.size for item in ready)

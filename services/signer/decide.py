@@ -88,14 +88,7 @@ def life(terms: Terms, now: datetime) -> Life:
 
     In Consul's order and words (section 2.5, step 10): the root first, then the intermediate.
     """
-    if now > terms.root_not_after:
-        leaf.validity(
-            now,
-            ttl_seconds=terms.ttl_seconds,
-            issuer_not_before=terms.root_not_after,
-            issuer_not_after=terms.root_not_after,
-            issuer="root",
-        )
+    leaf.check_alive(now, not_after=terms.root_not_after, issuer="root")
     not_before, not_after = leaf.validity(
         now,
         ttl_seconds=terms.ttl_seconds,

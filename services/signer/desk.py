@@ -49,7 +49,6 @@ class Desk:
         self._clock = clock
         self._entropy = entropy
         self._terms: Terms | None = None
-        self._grant_sequence = 0
 
     async def take_up(self, state: AuthorityState, holdings: Holdings) -> None:
         """Work under this grant from now on; returns when its key is at hand.
@@ -62,7 +61,6 @@ class Desk:
         ):
             await self._warm_up(terms.issuer.key_id)
         self._terms = terms
-        self._grant_sequence = holdings.grant_sequence
 
     def read(self, work: Work) -> None:
         """Find out what is asked for; raises RefusedError."""
@@ -89,8 +87,8 @@ class Desk:
                 datacenter=self._subjects.datacenter,
             )
 
-    async def sign(self, work: Work) -> Signed:
-        """Sign what was checked; raises RefusedError, KeyStoreError.
+    async def sign(self, work: Work, *, grant_sequence: int) -> Signed:
+        """Sign what was checked, under this grant; raises RefusedError, KeyStoreError.
 
         What it returns must not leave this process before it is recorded (failure F5).
         """
@@ -111,7 +109,7 @@ class Desk:
             tbs=tbs,
             signature=await self._keystore.sign(terms.issuer.key_id, tbs),
             signer=self._signer,
-            grant_sequence=self._grant_sequence,
+            grant_sequence=grant_sequence,
             requester=work.requester,
         )
         return Signed(

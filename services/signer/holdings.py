@@ -32,10 +32,10 @@ def changed(holdings: Holdings, grant: SignerGrant | None) -> Holdings:
     To be asked after *every* authority entry: a partition that was lost and came back in between
     has had another signer.
     """
+    if (grant.sequence if grant is not None else 0) == holdings.grant_sequence:
+        return holdings
     if grant is None:
         return Holdings()
-    if grant.sequence == holdings.grant_sequence:
-        return holdings
     partitions = frozenset(grant.assignment.partitions)
     gates = {p: gate for p, gate in holdings.gates.items() if p in partitions}
     gates.update(dict.fromkeys(partitions - holdings.partitions, grant.sequence))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from projections.issuance import IssuanceReader, IssuedLeaf
@@ -11,14 +12,16 @@ from services.signer.holdings import Holdings
 
 ENTRIES_MAX: Final = 50_000  # about 100 MB: what is committed while the replicator is away
 
+Key = tuple[str, str]  # identity and request id
+
 
 class Memory:
     """What this signer committed stays here until the index has it."""
 
     def __init__(self, index: IssuanceReader) -> None:
         self._index = index
-        self._entries: dict[tuple[str, str], IssuedLeaf] = {}
-        self._order: deque[tuple[int, tuple[str, str]]] = deque()
+        self._entries: dict[Key, IssuedLeaf] = {}
+        self._order: deque[tuple[int, Key]] = deque()
         self._position = 0
         self._relied = 0  # an index that has reached this is relied on
 
@@ -29,15 +32,24 @@ class Memory:
 
     @property
     def lost(self) -> bool:
-        """Say whether the index has gone back behind what was relied on: it is being rebuilt."""
+        """Say whether the index has gone back behind what was relied on: it was deleted, say."""
         return self._position < self._relied
 
-    def find(self, identity: str, request_id: str) -> IssuedLeaf | None:
-        """Return what the ledger holds for a request id, as far as its partition's gate is open.
+    def look_up(self, keys: Sequence[Key]) -> dict[Key, IssuedLeaf]:
+        """Return what the ledger holds for request ids, as far as their partitions' gates are open.
 
-        Raises WentBackError while the index knows less than it did.
+        What is committed afterwards is told by `recent` until the next look-up: nothing is
+        forgotten in between. Raises WentBackError while the index knows less than it did.
         """
-        return self._entries.get((identity, request_id)) or self._index.find(identity, request_id)
+        recent = {key: self._entries[key] for key in keys if key in self._entries}
+        position, found = self._index.find_all([key for key in keys if key not in recent])
+        self._position = position
+        self._forget()
+        return {**found, **recent}
+
+    def recent(self, key: Key) -> IssuedLeaf | None:
+        """Return what this run committed since the last look-up, at least."""
+        return self._entries.get(key)
 
     def remember(self, issued: IssuedLeaf) -> None:
         """Take note of what was committed; without a request id it is never asked for again."""
@@ -47,17 +59,15 @@ class Memory:
         self._entries[key] = issued
         self._order.append((issued.sequence, key))
 
-    def refresh(self) -> None:
-        """Look how far the index is, and forget what it has."""
-        self._position = self._index.position()
-        while self._order and self._order[0][0] <= self._position:
-            sequence, key = self._order.popleft()
-            del self._entries[key]
-            self._relied = max(self._relied, sequence)
-
     def known(self, held: Holdings) -> Holdings:
-        """Return what is held, its gates opened as far as the index is."""
+        """Look how far the index is; return what is held, its gates opened as far as that."""
+        self._position = self._index.position()
         opened = holdings.known_up_to(held, self._position)
         for partition in held.gates.keys() - opened.gates.keys():
             self._relied = max(self._relied, held.gates[partition])
         return opened
+
+    def _forget(self) -> None:
+        while self._order and self._order[0][0] <= self._position:
+            self._relied, key = self._order.popleft()
+            del self._entries[key]

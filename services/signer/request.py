@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from events.base import Struct
 from events.leaves import IdentityKind
-from events.subjects import BadNameError, Subjects
+from events.subjects import BadNameError, SignSubject, Subjects, partition_of
 from services.pki import csr
 from services.refusals import RefusedError
 
@@ -60,6 +61,7 @@ def read_request(subjects: Subjects, subject: str, body: bytes) -> SignRequest:
     )
 
 
+@lru_cache(maxsize=4_096)
 def read_name(subjects: Subjects, subject: str) -> tuple[IdentityKind, str, int]:
     """Return kind, name and partition that a subject asks for; raises RefusedError `bad_name`."""
     try:
@@ -68,8 +70,15 @@ def read_name(subjects: Subjects, subject: str) -> tuple[IdentityKind, str, int]
         raise RefusedError("bad_name", clip(str(error))) from error
     for kind in KINDS:
         if asked.kind == kind:
+            _check_partition(subject, asked)
             return kind, asked.name, asked.partition
     raise RefusedError("bad_name", clip(f"{asked.kind!r} is no kind of identity: {_choice()} is"))
+
+
+def _check_partition(subject: str, asked: SignSubject) -> None:
+    """See that the server mapped it: two partitions of one identity would have two signers."""
+    if asked.partition != partition_of(asked.kind, subject.rpartition(".")[2]):
+        raise RefusedError("bad_name", clip(f"{subject!r} is not the partition of this identity"))
 
 
 def read_request_id(body: bytes) -> str | None:

@@ -136,7 +136,6 @@ class Signer:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self._memory.refresh()
             await self._subscriptions.tidy()
             await self._give_up_held()
             if self._refusals.sum_is_due(self._clock.now()):
@@ -208,7 +207,6 @@ class Signer:
 
     def _release(self) -> None:
         """Let those requests go on that need not be held any more."""
-        self._memory.refresh()
         self._holdings = self._memory.known(self._holdings)
         held, self._held = self._held, []
         self._group.put_first([w for w in held if self._standing(w) != "held"])
@@ -256,34 +254,54 @@ class Signer:
 
     async def _prepare(self, chunk: Sequence[Work]) -> list[Signed]:
         """Decide some requests: answered, refused, held, dropped, or signed and not recorded."""
-        signed = []
-        self._memory.refresh()
-        for work in chunk:
-            place = self._standing(work)
-            if place == "foreign" or not self._alive():
-                self._forget(work)
-            elif place == "held":
+        readable = [work for work in chunk if await self._read(work)]
+        try:
+            known = self._memory.look_up([work.key for work in readable if work.key is not None])
+        except WentBackError:
+            for work in readable:
                 await self._hold(work)
+            return []
+        signed = []
+        for work in readable:
+            try:
+                one = await self._decide(work, known.get(work.key) if work.key else None)
+            except RefusedError as refused:
+                await self._refuse(work, refused)
             else:
-                try:
-                    one = await self._decide(work)
-                except RefusedError as refused:
-                    await self._refuse(work, refused)
-                except WentBackError:
-                    await self._hold(work)
-                else:
-                    signed += [one] if one is not None else []
+                signed += [one] if one is not None else []
         if signed:
             reached("signer.signed")
         return signed
 
-    async def _decide(self, work: Work) -> Signed | None:
+    async def _read(self, work: Work) -> bool:
+        """Find out what is asked for; False where that is all that is to be done."""
         if work.request is None:
-            self._desk.read(work)
-            assert work.request is not None
+            try:
+                self._desk.read(work)
+            except RefusedError as refused:
+                if self._standing(work) != "foreign":
+                    await self._refuse(work, refused)
+                return False
+        return True
+
+    async def _decide(self, work: Work, known: IssuedLeaf | None) -> Signed | None:
+        """Decide one request on what the ledger holds for it.
+
+        From here to the signature nothing else runs: the grant is the one that the partition was
+        looked for in.
+        """
+        place = self._standing(work)
+        if place == "foreign" or not self._alive():
+            self._forget(work)
+            return None
+        if place == "held":
+            await self._hold(work)
+            return None
         if self._joined(work):
             return None
-        known = self._memory.find(*work.key) if work.key is not None else None
+        assert work.request is not None
+        if work.key is not None:
+            known = self._memory.recent(work.key) or known
         before = decide.repeated(work.request, work.csr_sha256, known)
         if before is not None:
             self._forget(work)
@@ -296,7 +314,7 @@ class Signer:
         self._desk.check(work)
         reached("signer.checked")
         if self._limit.off or work.admitted:
-            return await self._desk.sign(work)
+            return await self._desk.sign(work, grant_sequence=self._holdings.grant_sequence)
         turn = asyncio.create_task(self._turn(work))
         self._turns.add(turn)
         turn.add_done_callback(self._turns.discard)
@@ -382,6 +400,9 @@ class Signer:
     # --- replies
 
     async def _reply(self, group: Sequence[Signed], sequence: int) -> None:
+        if not group:
+            return
+        reached("signer.appended")
         issued = [
             IssuedLeaf(
                 sequence=sequence,
@@ -397,6 +418,7 @@ class Signer:
             self._forget(one.work)
         for one, now in zip(group, issued, strict=True):
             await self._answer(one.work, now)
+        reached("signer.replied")
 
     async def _answer(self, work: Work, issued: IssuedLeaf) -> None:
         issuer = self._follower.state.issuers.get(issued.leaf.issuer_key_id)
@@ -411,9 +433,10 @@ class Signer:
     async def _refuse(self, work: Work, refused: RefusedError) -> None:
         """Tell why not, at once, and have it recorded: nothing was signed that could be lost."""
         self._forget(work)
-        self._refusals.add(self._desk.refusal(work, refused), self._clock.now())
-        if self._refusals.waiting:
-            self._group.nudge()
+        if refused.code != "not_found":  # a look-up that finds nothing was answered, not refused
+            self._refusals.add(self._desk.refusal(work, refused), self._clock.now())
+            if self._refusals.waiting:
+                self._group.nudge()
         body, headers = refusal(refused)
         await self._send(work, body, headers)
 
