@@ -27,6 +27,7 @@ from projections.projection import META, Added, Change, Row
 
 _TYPES: Final = {int: "INTEGER", str: "TEXT", bytes: "BLOB", float: "REAL"}
 _SIDECARS: Final = ("-wal", "-shm")
+_UNREADABLE: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class ProjectionFileError(Exception):
@@ -38,7 +39,7 @@ class NoProjectionsError(ProjectionFileError):
 
 
 class StaleProjectionsError(ProjectionFileError):
-    """The file was made by software that folds differently: it has to be rebuilt."""
+    """The file cannot be gone on with (other software, damage): it has to be rebuilt."""
 
 
 class OtherLedgerError(ProjectionFileError):
@@ -97,9 +98,13 @@ def read_meta(path: Path) -> FileMeta:
     """Return what a file says of itself; raises NoProjectionsError and StaleProjectionsError."""
     if not path.exists():
         raise NoProjectionsError(f"{path} is not there yet; the replicator makes it")
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    db = sqlite3.connect(_uri(path, "ro"), uri=True)
     try:
         return _meta(db.execute("SELECT * FROM meta").fetchone(), path)
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode in _UNREADABLE:
+            raise StaleProjectionsError(f"{path} cannot be read: {error}") from error
+        raise
     finally:
         db.close()
 
@@ -125,7 +130,7 @@ def move(new: Path, path: Path) -> None:
 
 def dump(path: Path) -> Iterator[str]:
     """Yield everything in a file as lines, in an order of its own: equal rows, equal lines."""
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    db = sqlite3.connect(_uri(path, "ro"), uri=True)
     try:
         for table, key in [("meta", ("only_row",)), *((row.TABLE, row.KEY) for row in _rows())]:
             query = f"SELECT * FROM {table} ORDER BY {', '.join(key)}"  # noqa: S608  # our names
@@ -148,9 +153,17 @@ class ProjectionStore:
     async def __aenter__(self) -> Self:
         """Open the file; raises NoProjectionsError and StaleProjectionsError."""
         self.meta = read_meta(self._path)
-        self._file = _identity(self._path)
-        self._db = await aiosqlite.connect(self._path, isolation_level=None)
-        await self._db.execute("PRAGMA synchronous=NORMAL")
+        try:
+            self._file = _identity(self._path)
+            self._db = await aiosqlite.connect(  # never makes one: another may be about to
+                _uri(self._path, "rw"), uri=True, isolation_level=None
+            )
+            await self._db.execute("PRAGMA synchronous=NORMAL")
+        except (FileNotFoundError, sqlite3.OperationalError) as error:
+            await self.__aexit__()
+            if self._path.exists():
+                raise
+            raise NoProjectionsError(f"{self._path} was deleted just now") from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -288,6 +301,10 @@ def _meta(row: tuple[Any, ...], path: Path) -> FileMeta:
     if meta.versions != versions():
         raise StaleProjectionsError(f"{path} was made by other software; it has to be rebuilt")
     return meta
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"{path.absolute().as_uri()}?mode={mode}"
 
 
 def _identity(path: Path) -> tuple[int, int]:

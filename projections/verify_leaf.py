@@ -121,9 +121,13 @@ def _fields(leaf: LeafIssued, certificate: x509.Certificate) -> Iterator[tuple[L
         "start": certificate.not_valid_before_utc,
         "end": certificate.not_valid_after_utc,
     }
-    for name, value in said.items():
-        if written[name] != value:
-            yield "leaf_fields", f"{name}: the event says {value}, its certificate {written[name]}"
+    different = [
+        f"{name}: the event says {value}, its certificate {written[name]}"
+        for name, value in said.items()
+        if written[name] != value
+    ]
+    if different:
+        yield "leaf_fields", "; ".join(different)
 
 
 def _key_id(certificate: x509.Certificate) -> str:

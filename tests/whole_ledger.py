@@ -58,7 +58,7 @@ def root_certificate() -> bytes:
 
 
 @cache
-def signing_certificate(number: int = SIGNING_KEY) -> bytes:
+def signing_certificate(number: int) -> bytes:
     """Return an intermediate below the root."""
     return factories.intermediate(
         key=factories.ca_key(number=number),
@@ -137,24 +137,13 @@ def signer_of(name: str) -> str:
 
 
 @cache
-def certificate(
-    name: str, serial: int, signing_key: int = SIGNING_KEY, trusted: bool = True
-) -> bytes:
-    """Return a leaf of the signing key; not `trusted`: one whose issuer is below another root."""
-    issuer = (
-        signing_certificate(signing_key)
-        if trusted
-        else factories.intermediate(
-            key=factories.ca_key(number=signing_key),
-            issuer=factories.root(key=factories.ca_key(number=9)),
-            issuer_key=factories.ca_key(number=9),
-        )
-    )
+def certificate(service: str, serial: int, signing_key: int) -> bytes:
+    """Return a leaf of one of the signing keys."""
     return factories.leaf_certificate(
-        issuer=issuer,
+        issuer=signing_certificate(signing_key),
         issuer_key=factories.ca_key(number=signing_key),
         key=factories.ca_key(number=LEAF_KEY),
-        uri=factories.service_uri(name),
+        uri=factories.service_uri(service),
         serial=serial,
     )
 

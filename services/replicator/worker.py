@@ -66,7 +66,7 @@ async def _open(ledger: Ledger, *, datacenter: str, path: Path) -> Replica:
 
 async def _follow(replica: Replica, woken: AsyncIterator[None], stop: asyncio.Event) -> None:
     """Fold what comes, until told to stop or until the file is replaced."""
-    async for _ in woken:
+    while not stop.is_set():
         for wait in (0.0, *LOOK_AGAIN_SECONDS):
             await asyncio.sleep(wait)
             if replica.replaced():
@@ -77,6 +77,7 @@ async def _follow(replica: Replica, woken: AsyncIterator[None], stop: asyncio.Ev
                 advanced = True
             if advanced:
                 break
+        await anext(woken, None)
 
 
 async def _until(stop: asyncio.Event, source: AsyncIterator[None]) -> AsyncGenerator[None, None]:

@@ -20,6 +20,7 @@ from services.pki import certificates, pem
 from tests import factories
 from tests.factories import NOW
 from tests.whole_ledger import (
+    SIGNING_KEY,
     SUBJECTS,
     WholeLedger,
     authority_events,
@@ -86,7 +87,7 @@ def test_the_bundle_is_consuls_roots_and_its_place_in_the_ledger() -> None:
                 "NotBefore": "2026-08-01T11:00:00Z",
                 "NotAfter": "2036-07-29T12:00:00Z",
                 "RootCert": DER_cert_to_PEM_cert(root_certificate()),
-                "IntermediateCerts": [DER_cert_to_PEM_cert(signing_certificate())],
+                "IntermediateCerts": [DER_cert_to_PEM_cert(signing_certificate(SIGNING_KEY))],
                 "Active": True,
                 "PrivateKeyType": "ec",
                 "PrivateKeyBits": 256,

@@ -106,6 +106,14 @@ async def test_a_file_of_other_software_has_to_be_rebuilt(tmp_path: Path) -> Non
         await store.ProjectionStore(tmp_path / "a").__aenter__()
 
 
+@pytest.mark.parametrize("data", [b"", b"not a database, but long enough to be looked at" * 10])
+async def test_a_file_that_is_none_of_ours_has_to_be_rebuilt(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a").write_bytes(data)
+
+    with pytest.raises(store.StaleProjectionsError):
+        await store.ProjectionStore(tmp_path / "a").__aenter__()
+
+
 async def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(store.NoProjectionsError):
         await store.ProjectionStore(tmp_path / "a").__aenter__()
