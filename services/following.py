@@ -6,10 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+import structlog
+
+from events.catalogue import UnknownEventTypeError
+from events.envelope import Stored
 from events.log import Ledger
 from projections.authority import AuthorityState, fold
 
 STALE_WAIT_SECONDS: Final = 0.02  # between two looks at a copy that lags behind the leader's
+
+_log = structlog.get_logger()
 
 
 class AuthorityFollower:
@@ -45,7 +51,7 @@ class AuthorityFollower:
                 read = await self._ledger.read_authority(self.state.position)
                 state = self.state
                 for stored in read:
-                    state = fold(state, stored)
+                    state = _folded(state, stored)
                     if self._folded is not None:
                         self._folded(state)
                 self.state = state
@@ -57,3 +63,20 @@ class AuthorityFollower:
                     break
                 await asyncio.sleep(STALE_WAIT_SECONDS)
             return self.state
+
+
+def _folded(state: AuthorityState, stored: Stored) -> AuthorityState:
+    """Fold one message, and say loudly what every fold has to name (architecture, section 3)."""
+    try:
+        after = fold(state, stored)
+    except UnknownEventTypeError as error:
+        error.add_note(f"at sequence {stored.sequence} of the ledger")
+        raise
+    for void in after.voids[len(state.voids) :]:
+        _log.error(
+            "void entry passed over",
+            reason=void.reason,
+            sequence=void.sequence,
+            subject=stored.subject,
+        )
+    return after

@@ -139,10 +139,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def judge(error: BaseException) -> tuple[Ended, str]:
     """Say how a worker that raised this has ended, and what to tell; a stranger is a bug."""
-    judged = [(_kind(cause), str(cause) or type(cause).__name__) for cause in _causes(error)]
+    judged = [(_kind(cause), _text(cause)) for cause in _causes(error)]
     bugs = [one for one in judged if one[0] is Ended.BUG]
     final = [one for one in judged if one[0] is not Ended.AWAY]
     return (bugs or final or judged)[0]
+
+
+def _text(error: BaseException) -> str:
+    """Return what an error says, and where: a fold notes at which sequence it stopped."""
+    return ", ".join((str(error) or type(error).__name__, *getattr(error, "__notes__", ())))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
