@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -350,27 +350,30 @@ def _connect(path: Path) -> sqlite3.Connection | None:
     return db
 
 
-def _issued(columns: tuple[object, ...]) -> IssuedLeaf:
-    row = LeafRow(**dict(zip(LeafRow.__struct_fields__, columns, strict=True)))  # type: ignore[arg-type]  # the columns are its fields
+def _issued(columns: tuple[Any, ...]) -> IssuedLeaf:
+    """Make the event again from a row, whose columns are LeafRow's fields in their order."""
+    sequence, position, event_id, _stored, request_id, identity, kind, name, *more = columns
+    serial, key_id, issuer_key_id, not_before, not_after, certificate, csr_sha256, *more = more
+    signer, grant_sequence, requester, irregular = more
     return IssuedLeaf(
-        sequence=row.sequence,
-        position=row.position,
-        event_id=row.event_id,
+        sequence=sequence,
+        position=position,
+        event_id=event_id,
         leaf=LeafIssued(
-            request_id=row.request_id,
-            identity=row.identity,
-            kind=row.kind,
-            name=row.name,
-            serial=row.serial,
-            key_id=row.key_id,
-            issuer_key_id=row.issuer_key_id,
-            not_before=datetime.fromisoformat(row.not_before),
-            not_after=datetime.fromisoformat(row.not_after),
-            certificate=row.certificate,
-            csr_sha256=row.csr_sha256,
-            signer=row.signer,
-            grant_sequence=row.grant_sequence,
-            requester=row.requester,
+            request_id=request_id,
+            identity=identity,
+            kind=kind,
+            name=name,
+            serial=serial,
+            key_id=key_id,
+            issuer_key_id=issuer_key_id,
+            not_before=datetime.fromisoformat(not_before),
+            not_after=datetime.fromisoformat(not_after),
+            certificate=certificate,
+            csr_sha256=csr_sha256,
+            signer=signer,
+            grant_sequence=grant_sequence,
+            requester=requester,
         ),
-        irregular=row.irregular,
+        irregular=irregular,
     )

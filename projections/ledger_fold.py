@@ -193,7 +193,8 @@ def _append_of(entry: Entry) -> _Append:
                 *((signer, GrantGiven) for signer in recorded.event.granted),
                 *((signer, GrantWithdrawn) for signer in recorded.event.withdrawn),
             )
-    return _Append(sequence=entry.sequence, grants=changes)
+    # What lies past the messages that the entry says it has is not awaited, and never its grant.
+    return _Append(sequence=entry.sequence, grants=changes[: entry.messages - 1])
 
 
 def _check_grant(entry: Entry, append: _Append | None, state: AuthorityState) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -16,6 +15,7 @@ from services.config import NodeConfig
 from services.replicator.rebuild import RebuildRunningError, rebuild
 from services.replicator.replica import Replica
 from services.startup import open_worker
+from services.waiting import cancelled
 
 # After a wake nothing may be there yet: a message is heard before every copy has it.
 LOOK_AGAIN_SECONDS: Final = (0.002, 0.01, 0.05)
@@ -40,18 +40,34 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
 
 
 async def replicate(ledger: Ledger, *, datacenter: str, path: Path, stop: asyncio.Event) -> None:
-    """Follow a ledger into a file; see `run`."""
-    async with aclosing(_until(stop, ledger.woken())) as woken:
-        while not stop.is_set():
-            try:
-                async with await _open(ledger, datacenter=datacenter, path=path) as replica:
-                    _log.info("following the ledger", position=replica.position, file=str(path))
-                    await _follow(replica, woken, stop)
-            except GapError:
-                raise
-            except (LedgerError, NoProjectionsError, RebuildRunningError) as error:
-                _log.warning("cannot go on now, trying again", reason=str(error))
-                await anext(woken, None)
+    """Follow a ledger into a file; see `run`.
+
+    It is stopped by cancelling it: rows and position change together or not at all.
+    """
+    working = asyncio.create_task(_replicate(ledger, datacenter=datacenter, path=path))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        await cancelled(working, stopping)
+
+
+async def _replicate(ledger: Ledger, *, datacenter: str, path: Path) -> None:
+    woken = ledger.woken()
+    while True:
+        try:
+            # After every failure the file is checked against the ledger anew: a server that comes
+            # back may have lost what it had.
+            async with await _open(ledger, datacenter=datacenter, path=path) as replica:
+                _log.info("following the ledger", position=replica.position, file=str(path))
+                await _follow(replica, woken)
+        except GapError:
+            raise
+        except (LedgerError, NoProjectionsError, RebuildRunningError) as error:
+            _log.warning("cannot go on now, trying again", reason=str(error))
+            await anext(woken)
 
 
 async def _open(ledger: Ledger, *, datacenter: str, path: Path) -> Replica:
@@ -64,34 +80,17 @@ async def _open(ledger: Ledger, *, datacenter: str, path: Path) -> Replica:
     return Replica(ledger, datacenter=datacenter, path=path)
 
 
-async def _follow(replica: Replica, woken: AsyncIterator[None], stop: asyncio.Event) -> None:
-    """Fold what comes, until told to stop or until the file is replaced."""
-    while not stop.is_set():
+async def _follow(replica: Replica, woken: AsyncIterator[None]) -> None:
+    """Fold what comes, until the file is replaced."""
+    while True:
         for wait in (0.0, *LOOK_AGAIN_SECONDS):
             await asyncio.sleep(wait)
             if replica.replaced():
                 _log.info("the projections file was replaced")
                 return
             advanced = False
-            while not stop.is_set() and await replica.advance():
+            while await replica.advance():
                 advanced = True
             if advanced:
                 break
-        await anext(woken, None)
-
-
-async def _until(stop: asyncio.Event, source: AsyncIterator[None]) -> AsyncGenerator[None, None]:
-    """Yield what `source` yields, until told to stop: also while it yields nothing."""
-    stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
-    try:
-        while True:
-            coming: asyncio.Future[Any] = asyncio.ensure_future(anext(source))
-            await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if stop.is_set():
-                coming.cancel()
-                await asyncio.wait({coming})
-                return
-            coming.result()
-            yield
-    finally:
-        stopping.cancel()
+        await anext(woken)

@@ -265,7 +265,7 @@ def test_f25_a_clock_that_goes_back_changes_nothing_but_the_times_told() -> None
 class Random:
     """A ledger of whatever a writer might do, right and wrong."""
 
-    STEPS = 11
+    STEPS = 12
 
     def __init__(self) -> None:
         self.ledger = begun()
@@ -301,6 +301,8 @@ class Random:
                 ledger.decide(
                     ledger.stamp(released(), event_id=ulid(1 + place)), messages=place + 1
                 )
+            case 11:
+                ledger.assign(halves(), messages=place % 5 + 1)
 
 
 steps = st.lists(st.tuples(st.integers(0, Random.STEPS - 1), st.integers(0, 9)), max_size=25)
