@@ -1,0 +1,80 @@
+"""Who asked, where the answer may go, and what a refusal looks like on the wire."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.refusals import RefusedError
+from services.signer.answer import refusal
+from services.signer.request import BODY_BYTES_MAX
+from services.signer.work import body_of, may_answer, requester_of
+
+USER = "U" + "A" * 55
+
+
+def test_the_requester_is_the_user_that_the_server_names() -> None:
+    told = json.dumps({"acc": "A1", "user": USER, "jwt": "e" * 2_000, "kind": "Client"})
+
+    assert requester_of({"Nats-Request-Info": told}) == USER
+
+
+@pytest.mark.parametrize("told", ["", "{", "[]", "{}", '{"user": 1}', '{"user": ""}', "[" * 10_000])
+def test_what_names_no_user_is_no_requester(told: str) -> None:
+    assert requester_of({"Nats-Request-Info": told}) is None
+
+
+def test_a_requester_has_a_bounded_length() -> None:
+    assert requester_of({"Nats-Request-Info": json.dumps({"user": "U" * 1_000})}) is None
+
+
+def test_without_the_header_there_is_no_requester() -> None:
+    assert requester_of(None) is None
+    assert requester_of({"Other": "x"}) is None
+
+
+@pytest.mark.parametrize("reply", ["_INBOX.web.abc", "_R_.abc"])
+def test_inboxes_are_answered(reply: str) -> None:
+    assert may_answer(reply)
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "ca.dc1.ledger.authority", "$JS.API.STREAM.DELETE.X", "_INBOXES.a", "x._INBOX.a"]
+)
+def test_nothing_else_is_answered(reply: str) -> None:
+    """A sender's reply subject is checked by nobody else (nats.md, section 10)."""
+    assert not may_answer(reply)
+
+
+def test_of_a_body_that_is_too_large_no_more_is_kept_than_shows_it() -> None:
+    assert len(body_of(bytes(1_000_000))) == BODY_BYTES_MAX + 1
+    assert body_of(b"csr") == b"csr"
+
+
+def test_a_refusal_tells_code_and_message_in_body_and_headers() -> None:
+    body, headers = refusal(RefusedError("rate_limited", "later", retry_after=0.5))
+
+    assert json.loads(body) == {
+        "error": {"code": "rate_limited", "message": "later", "retry_after": 0.5}
+    }
+    assert headers == {
+        "Nats-Service-Error": "later",
+        "Nats-Service-Error-Code": "rate_limited",
+    }
+
+
+def test_without_a_wait_that_helps_none_is_told() -> None:
+    body, _ = refusal(RefusedError("malformed", "no"))
+
+    assert json.loads(body) == {"error": {"code": "malformed", "message": "no"}}
+
+
+@given(st.text())
+def test_no_text_adds_a_header_line(message: str) -> None:
+    _, headers = refusal(RefusedError("malformed", message))
+
+    assert headers["Nats-Service-Error"].isascii()
+    assert headers["Nats-Service-Error"].isprintable()
