@@ -164,6 +164,7 @@ def _kind(error: BaseException) -> Ended:
 
     from events.catalogue import UnknownEventTypeError
     from events.log import GapError, LedgerError
+    from projections.store import ProjectionFileError
     from services import config, streams, transport
     from services.keys.interface import KeyStoreError
     from services.leases import LeaseLostError
@@ -176,6 +177,8 @@ def _kind(error: BaseException) -> Ended:
         case streams.SetupError() if isinstance(error.__cause__, LedgerError):
             return Ended.AWAY  # nobody could say how the streams are
         case streams.SetupError() | UnknownEventTypeError() | GapError() | KeyStoreError():
+            return Ended.REFUSED
+        case ProjectionFileError():
             return Ended.REFUSED
         case LedgerError() | NatsError() | transport.TransportError() | OSError() | TimeoutError():
             return Ended.AWAY
