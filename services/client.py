@@ -191,6 +191,8 @@ class CaClient:
             ledger_filter=subjects.ledger,
         )
         await self.last_sequence()  # refused at once, not after a time-out, where it is not allowed
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
         async for _ in reader.woken():
             try:
                 while read := await reader.read(
@@ -199,11 +201,13 @@ class CaClient:
                     for stored in read:
                         yield stored
                     after = read[-1].sequence
+                    heard = loop.time()  # who takes his time with them may have lost the connection
             except UnreachableError as error:
-                if self.nc.is_closed or not follow:
+                if self.nc.is_closed or (not follow and loop.time() - heard > ANSWER_SECONDS):
                     raise NoAnswerError(str(error)) from error
-            if not follow:
-                return
+            else:
+                if not follow:
+                    return
 
     async def last_sequence(self) -> int:
         """Return the last sequence of the ledger (0: empty), as far as whoever answers knows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -146,6 +147,7 @@ async def _verify(target: Target) -> tuple[list[Fault], Summary]:
             if stored.sequence > last:
                 break  # what comes while we look is not looked at
             faults += verifier.check(stored)
+            await asyncio.sleep(0)  # or the server, which hears nothing from us, hangs up
             if stored.sequence % PROGRESS_EVERY == 0 and sys.stderr.isatty():
                 print(f"\r{stored.sequence} of {last}", end="\r", file=sys.stderr, flush=True)
         faults += verifier.finish(last_sequence=last)
