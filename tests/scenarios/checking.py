@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from tests.scenarios.caledger import Caledger
 from tests.scenarios.load import Answer, Load
 
 VERIFY_SECONDS = 120.0
+ASSIGNED_SECONDS = 30.0
+LOOK_EVERY_SECONDS = 0.1
 
 
 class Leaf(Struct):
@@ -51,17 +54,30 @@ async def replay(caledger: Caledger) -> Ledger:
     entries = 0
     leaves: list[Leaf] = []
     assigned: list[SignersAssigned] = []
-    async for stored in client.replay():
-        entries += 1
-        for recorded in decode_entry(stored, datacenter=client.subjects.datacenter).events:
-            match recorded.event:
-                case LeafIssued() as issued:
-                    leaves.append(Leaf(at=recorded, issued=issued))
-                case SignersAssigned() as change:
-                    assigned.append(change)
-                case _:
-                    pass
+    try:
+        async for stored in client.replay():
+            entries += 1
+            for recorded in decode_entry(stored, datacenter=client.subjects.datacenter).events:
+                match recorded.event:
+                    case LeafIssued() as issued:
+                        leaves.append(Leaf(at=recorded, issued=issued))
+                    case SignersAssigned() as change:
+                        assigned.append(change)
+                    case _:
+                        pass
+    finally:
+        await client.close()
     return Ledger(entries=entries, leaves=tuple(leaves), assigned=tuple(assigned))
+
+
+async def signing(caledger: Caledger, signers: int) -> Ledger:
+    """Wait until so many signers share the partitions: one is enough to be ready."""
+    async with asyncio.timeout(ASSIGNED_SECONDS):
+        while True:
+            ledger = await replay(caledger)
+            if ledger.assigned and len(ledger.partitions()) == signers:
+                return ledger
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
 
 
 async def check(caledger: Caledger, *loads: Load) -> Ledger:

@@ -10,13 +10,14 @@ import hashlib
 import json
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 import msgspec
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from events.base import Struct
-from services.client import ANSWER_SECONDS, ASK_AGAIN_SECONDS, CaClient, ErrorReply
+from services.client import ANSWER_SECONDS, ASK_AGAIN_SECONDS, CaClient, ErrorReply, SigningRequest
 from services.issued import IssuedCert
 from tests.factories import csr_pem, service_uri
 from tests.scenarios.caledger import Caledger
@@ -58,6 +59,15 @@ def requests(count: int, *, identities: int, label: str = "r") -> list[Request]:
     ]
 
 
+def endless(to_ask: Sequence[Request]) -> Iterator[Request]:
+    """Return these requests for ever, with new ids each time."""
+    turn = 0
+    while True:
+        for request in to_ask:
+            yield Request(service=request.service, request_id=f"{request.request_id}-{turn}")
+        turn += 1
+
+
 class Load:
     """Clients that take request after request until there are no more, or `enough` is called."""
 
@@ -76,6 +86,7 @@ class Load:
         self._deadline = deadline
         self._pause = pause
         self._enough = False
+        self._ended = False
         self._seconds = 0.0
         self.answers: list[Answer] = []
         self.failed: list[Failed] = []
@@ -91,9 +102,9 @@ class Load:
         pause: float = 0.0,
     ) -> Load:
         """Connect; a client waits `pause` seconds between two requests."""
-        csrs = Csrs(json.loads(await (await caledger.client()).roots())["TrustDomain"])
+        domain = json.loads(await (await caledger.client()).roots())["TrustDomain"]
         lines = [
-            await _Line.open(await caledger.client(), csrs)
+            await _Line.open(await caledger.client(), domain)
             for _ in range(min(clients, CONNECTIONS))
         ]
         return cls(lines, to_ask, clients=clients, deadline=deadline, pause=pause)
@@ -108,12 +119,13 @@ class Load:
         async with asyncio.TaskGroup() as clients:
             for number in range(self._clients):
                 clients.create_task(self._client(self._lines[number % len(self._lines)]))
+        self._ended = True
         self._seconds = asyncio.get_running_loop().time() - began
 
     async def answered(self, count: int) -> None:
         """Wait until `count` more requests than now are answered, or the clients have ended."""
         goal = len(self.answers) + count
-        while len(self.answers) < goal and not self._seconds:
+        while len(self.answers) < goal and not self._ended:
             await asyncio.sleep(0.01)
         assert len(self.answers) >= goal, "the load has ended too early"
 
@@ -134,15 +146,14 @@ class Load:
         assert self.longest <= self._deadline
 
     def figures(self) -> str:
-        """Return what the load was, in a line."""
+        """Return what the load was, in a line; once it has ended."""
         took = sorted(answer.seconds for answer in self.answers)
         again = sum(answer.sendings - 1 for answer in self.answers)
-        rate = len(took) / self._seconds if self._seconds else 0.0
+        middle, most = (took[len(took) * part // 100] * 1000 for part in (50, 99))
         return (
             f"{len(took)} requests answered, {len(self.failed)} not, by {self._clients} clients in "
-            f"{self._seconds:.1f} s ({rate:.0f}/s); p50 {took[len(took) // 2] * 1000:.0f} ms, p99 "
-            f"{took[len(took) * 99 // 100] * 1000:.0f} ms, longest wait {took[-1]:.2f} s; "
-            f"{again} sent again"
+            f"{self._seconds:.1f} s ({len(took) / self._seconds:.0f}/s); p50 {middle:.0f} ms, p99 "
+            f"{most:.0f} ms, longest wait {took[-1]:.2f} s; {again} sent again"
         )
 
     async def _client(self, line: _Line) -> None:
@@ -158,19 +169,10 @@ class Load:
                 await asyncio.sleep(self._pause)
 
 
-class Csrs:
-    """A signing request for each service, made once."""
-
-    def __init__(self, trust_domain: str) -> None:
-        self._trust_domain = trust_domain
-        self._made: dict[str, str] = {}
-
-    def of(self, service: str) -> str:
-        """Return a service's CSR as PEM."""
-        if service not in self._made:
-            uri = service_uri(service, trust_domain=self._trust_domain)
-            self._made[service] = csr_pem(uri=uri).decode()
-        return self._made[service]
+@cache
+def _csr(service: str, trust_domain: str) -> str:
+    """Return a service's CSR as PEM: always the same, or it could not be asked for again."""
+    return csr_pem(uri=service_uri(service, trust_domain=trust_domain)).decode()
 
 
 class _Waiting:
@@ -185,17 +187,17 @@ class _Waiting:
 class _Line:
     """One connection, and the answers to everything that was asked on it."""
 
-    def __init__(self, client: CaClient, csrs: Csrs) -> None:
+    def __init__(self, client: CaClient, trust_domain: str) -> None:
         self._nc = client.nc
         self._subjects = client.subjects
-        self._csrs = csrs
+        self._trust_domain = trust_domain
         self._inbox = client.nc.new_inbox()
         self._asked: list[_Waiting] = []
         self.contradictions: list[Request] = []
 
     @classmethod
-    async def open(cls, client: CaClient, csrs: Csrs) -> _Line:
-        line = cls(client, csrs)
+    async def open(cls, client: CaClient, trust_domain: str) -> _Line:
+        line = cls(client, trust_domain)
         await client.nc.subscribe(f"{line._inbox}.*", cb=line._heard)
         await client.nc.flush()
         return line
@@ -203,9 +205,8 @@ class _Line:
     async def ask(self, request: Request, deadline: float) -> Answer | Failed:
         """Send the same bytes again after each silence; a lost connection is silence too."""
         loop = asyncio.get_running_loop()
-        body = msgspec.json.encode(
-            {"request_id": request.request_id, "csr": self._csrs.of(request.service)}
-        )
+        csr = _csr(request.service, self._trust_domain)
+        body = msgspec.json.encode(SigningRequest(request_id=request.request_id, csr=csr))
         subject = self._subjects.sign("service", request.service)
         waiting = _Waiting(request)
         reply = f"{self._inbox}.{len(self._asked)}"
@@ -261,12 +262,3 @@ def _error(data: bytes) -> str | None:
 def _leaf_der(issued: IssuedCert) -> bytes:
     end = "-----END CERTIFICATE-----"
     return ssl.PEM_cert_to_DER_cert(issued.cert_pem.partition(end)[0] + end)
-
-
-def endless(to_ask: Sequence[Request]) -> Iterator[Request]:
-    """Return these requests for ever, with new ids each time."""
-    turn = 0
-    while True:
-        for request in to_ask:
-            yield Request(service=request.service, request_id=f"{request.request_id}-{turn}")
-        turn += 1

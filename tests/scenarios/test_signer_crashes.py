@@ -1,0 +1,304 @@
+"""A signer that dies, or stands still, between any two steps of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from events.ledger import JetStreamLedger
+from events.log import ConflictError
+from events.subjects import Subjects, partition_of
+from projections.authority import AuthorityState, fold
+from services import config
+from services.clock import SystemClock, SystemEntropy
+from services.node_file import config_file
+from services.stamping import Stamper, source
+from tests.scenarios.caledger import Caledger, alive
+from tests.scenarios.checking import Leaf, Ledger, check, replay, signing
+from tests.scenarios.load import Load, Request, endless, requests
+from tests.scenarios.reading import as_worker
+from tests.scenarios.second_node import Node
+
+STEPS = ("signer.checked", "signer.signed", "signer.appended", "signer.replied")
+RECORDED = ("signer.appended", "signer.replied")  # steps after which the ledger has the leaf
+RARE = ("signer.checked", "signer.replied")  # the ends: not in every run of the fast tests
+KILLS_A_STEP = 5
+ANSWERS_BETWEEN_KILLS = 200
+SECONDS_BETWEEN_LOOKS = 0.01
+STEP_SECONDS = 30.0
+ASLEEP_SECONDS = 15.0
+
+
+class Trap:
+    """Stops the next signer that reaches a step, once it is set; set again, the next one again."""
+
+    def __init__(self, folder: Path, step: str, how: str) -> None:
+        self._file = folder / "trap"
+        self._file.touch()  # not set: whoever gets to the step believes that another was first
+        self.environment: Mapping[str, str] = {
+            "CALEDGER_TESTING_STOP_AT": f"{step}={how}",
+            "CALEDGER_TESTING_ONCE": str(self._file),
+        }
+
+    def set(self) -> None:
+        """Let it stop the next one."""
+        self._file.unlink()
+
+    @property
+    def sprung(self) -> bool:
+        """Say whether it has."""
+        return self._file.exists()
+
+    async def springs(self) -> None:
+        """Wait until it has."""
+        async with asyncio.timeout(STEP_SECONDS):
+            while not self.sprung:
+                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(step, marks=[pytest.mark.slow] if step in RARE else [], id=step)
+        for step in STEPS
+    ],
+)
+async def test_f5_f11_a_signer_killed_between_two_steps_costs_time_and_never_a_second_certificate(
+    tmp_path: Path, step: str
+) -> None:
+    """Goal: done is recorded before it is told (F5), and one request gets one certificate (F11).
+
+    Method: kill -9 of the signer by itself at a step of a single request; its client asks again
+    under the same request id. While the signer lies dead (and its supervisor stands still, so that
+    it has no successor) the ledger is read: it holds the leaf after the append, none before, and
+    the client has an answer only after the reply.
+    """
+    trap = Trap(tmp_path, step, "KILL")
+    async with Caledger(tmp_path, "--signers", "1", environment=trap.environment) as caledger:
+        signer = caledger.pid("signer-0")
+        load = await Load.on(caledger, [Request(service="web", request_id="one")], clients=1)
+        os.kill(caledger.supervisor, signal.SIGSTOP)
+        trap.set()
+        running = asyncio.create_task(load.run())
+        await trap.springs()
+        await caledger.until(lambda: not alive(signer), STEP_SECONDS, "the signer lives")
+        at_death = await replay(caledger)
+        answered = bool(load.answers)
+        os.kill(caledger.supervisor, signal.SIGCONT)
+        successor = await caledger.restarted("signer-0", instead_of=signer)
+        await running
+        print(f"{step}: {load.figures()}")
+
+        assert len(at_death.of("one")) == (1 if step in RECORDED else 0)
+        assert not answered or step == "signer.replied"
+        load.all_answered()
+        ledger = await check(caledger, load)
+        assert len(ledger.of("one")) == 1
+        assert caledger.pid("signer-0") == successor, "it was killed more than once"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
+async def test_f5_f11_signers_killed_under_load_between_two_steps_lose_nothing_and_double_nothing(
+    tmp_path: Path, step: str
+) -> None:
+    """Goal: the same with many requests at every stage at once.
+
+    Method: two signers, 16 clients without pause; five times the next signer that gets to the step
+    kills itself. Every request must be answered within our client's deadline.
+    """
+    trap = Trap(tmp_path, step, "KILL")
+    async with Caledger(tmp_path, environment=trap.environment) as caledger:
+        await signing(caledger, 2)
+        load = await Load.on(caledger, endless(requests(500, identities=500)), clients=16)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(load.run())
+            for _ in range(KILLS_A_STEP):
+                await load.answered(ANSWERS_BETWEEN_KILLS)
+                before = caledger.pids()
+                trap.set()
+                await trap.springs()
+                await _one_replaced(caledger, before)
+            await load.answered(ANSWERS_BETWEEN_KILLS)
+            load.enough()
+            await running
+        print(f"{step}: {load.figures()}")
+
+        load.all_answered()
+        assert len(re.findall(r"signer-\d +\| was ended by SIGKILL", caledger.log)) == KILLS_A_STEP
+        await check(caledger, load)
+
+
+@pytest.mark.slow
+async def test_f11_a_signer_that_wakes_up_after_its_partition_moved_has_its_append_refused(
+    tmp_path: Path,
+) -> None:
+    """Goal: a signature made before a long sleep never becomes a second certificate.
+
+    Method: SIGSTOP of a signer between signing and appending, for 15 s: longer than what a request
+    waits for projections or a signer for its withdrawal (5 s each), the connection's pings (2 s)
+    and our client's deadline (10 s). Not waited for: the 300 s for which an append is sent again
+    and the stream's duplicate window of 600 s, which nothing here relies on. Its lease alone is
+    longer than that (60 s), so that it wakes up as somebody who may act: a third signer joins,
+    which moves the partition, and the client gets its certificate of the new owner. Then SIGCONT.
+    """
+    trap = Trap(tmp_path, "signer.signed", "STOP")
+    caledger = await _with_lease(tmp_path, 60, trap.environment)
+    async with caledger, Node(caledger.data) as more:
+        before = await signing(caledger, 2)
+        owner, service = _last_to_stay(before)
+        load = await Load.on(caledger, [Request(service=service, request_id="one")], clients=1)
+        trap.set()
+        running = asyncio.create_task(load.run())
+        paused = await _paused(caledger, trap)
+        fell_asleep = asyncio.get_running_loop().time()
+        await more.start("signer", slot=2)
+        await running
+        print(load.figures())
+        (leaf,) = (await replay(caledger)).of("one")
+        assert leaf.issued.signer != owner
+        assert leaf.issued.signer not in before.partitions(), "the third signer has answered"
+        await asyncio.sleep(fell_asleep + ASLEEP_SECONDS - asyncio.get_running_loop().time())
+        os.kill(paused, signal.SIGCONT)
+
+        refused = (
+            rf"append refused: the grant has changed +reason='ca\.dc1\.ledger\.grant\.{owner} "
+        )
+        await caledger.until(
+            lambda: re.search(refused, caledger.log), STEP_SECONDS, "its append was not refused"
+        )
+        again = await Load.on(caledger, requests(300, identities=300), clients=8)
+        await again.run()
+        again.all_answered()
+        ledger = await check(caledger, load, again)
+        assert len(ledger.of("one")) == 1
+        assert paused in caledger.pids().values(), "it goes on, with what it has left"
+        assert owner in {leaf.issued.signer for leaf in ledger.leaves}
+
+
+@pytest.mark.slow
+async def test_f11_a_signer_that_wakes_up_after_its_lease_has_ended_adds_nothing_and_could_not(
+    tmp_path: Path,
+) -> None:
+    """Goal: the same where the sleep was longer than the lease too: nothing is left to chance.
+
+    Method: SIGSTOP between signing and appending for 15 s with the usual lease of 3 s; all its
+    partitions move, and the client gets its certificate of the other signer. Then SIGCONT: the run
+    ends by itself, since it holds no lease; its successor answers the same request with the same
+    bytes. What the run could have sent all the same is sent in its name, and refused.
+    """
+    trap = Trap(tmp_path, "signer.signed", "STOP")
+    async with Caledger(tmp_path, environment=trap.environment) as caledger:
+        await signing(caledger, 2)
+        grants = await _grants(caledger)
+        load = await Load.on(caledger, [Request(service="web", request_id="one")], clients=1)
+        trap.set()
+        running = asyncio.create_task(load.run())
+        paused = await _paused(caledger, trap)
+        program = next(name for name, pid in caledger.pids().items() if pid == paused)
+        fell_asleep = asyncio.get_running_loop().time()
+        await running
+        print(load.figures())
+        load.all_answered()
+        asleep = await replay(caledger)
+        (leaf,) = asleep.of("one")
+        (gone,) = grants.keys() - asleep.partitions().keys()
+        assert leaf.issued.signer != gone
+        await asyncio.sleep(fell_asleep + ASLEEP_SECONDS - asyncio.get_running_loop().time())
+        os.kill(paused, signal.SIGCONT)
+
+        await caledger.restarted(program, instead_of=paused)
+        assert f"the lease signer.{gone} is lost" in caledger.log
+        with pytest.raises(ConflictError):
+            await _append_as(caledger, gone, grants[gone], leaf)
+        again = await Load.on(caledger, [Request(service="web", request_id="one")], clients=1)
+        await again.run()
+        again.all_answered()
+        assert again.answers[0].issued == load.answers[0].issued
+        ledger = await check(caledger, load, again)
+        assert len(ledger.leaves) == 1
+
+
+async def _with_lease(folder: Path, seconds: int, environment: Mapping[str, str]) -> Caledger:
+    """Return a datacenter whose leases are this long; not started yet."""
+    caledger = Caledger(folder, environment=environment)
+    options = ("--nats-port", str(caledger.port), "--csr-max-per-second", "0")
+    made = await caledger.run("init", "--data", caledger.data, *options)
+    assert made.code == 0, made
+    file = config_file(caledger.data)
+    file.write_text(file.read_text().replace("lease_seconds = 3", f"lease_seconds = {seconds}"))
+    assert config.load(file).lease_seconds == seconds
+    return caledger
+
+
+def _last_to_stay(ledger: Ledger) -> tuple[str, str]:
+    """Return a signer, and a service of the partition that it loses first when another joins."""
+    assignment = ledger.assigned[-1].assignments[0]
+    names = (f"service-{number}" for number in count())
+    service = next(
+        name for name in names if partition_of("service", name) == assignment.partitions[-1]
+    )
+    return assignment.signer, service
+
+
+async def _grants(caledger: Caledger) -> dict[str, int]:
+    """Return the sequence of each signer's grant, as the auditor reads it."""
+    client = await caledger.client("auditor")
+    state = AuthorityState(datacenter="dc1")
+    async for stored in client.replay():
+        state = fold(state, stored)
+    return {signer: grant.sequence for signer, grant in state.signers.items()}
+
+
+async def _append_as(caledger: Caledger, signer: str, grant_sequence: int, leaf: Leaf) -> None:
+    """Append a leaf of another id and serial in the name of a run, as it could itself."""
+    clock, entropy = SystemClock(), SystemEntropy()
+    issued = replace(
+        leaf.issued,
+        signer=signer,
+        grant_sequence=grant_sequence,
+        serial=f"{entropy.serial():x}",
+    )
+    stamper = Stamper(source("dc1", "signer", "test"), clock, entropy)
+    async with as_worker(caledger.data, "signer") as nc:
+        await JetStreamLedger(nc, Subjects("dc1")).append_leaves(
+            signer, [stamper.stamp(issued, subject=issued.identity)], grant_sequence=grant_sequence
+        )
+
+
+async def _one_replaced(caledger: Caledger, before: Mapping[str, int]) -> None:
+    """Wait until a signer has died and both run."""
+    signers = {name: pid for name, pid in before.items() if name.startswith("signer")}
+
+    def replaced() -> bool:
+        now = {name: pid for name, pid in caledger.pids().items() if name in signers}
+        return now.keys() == signers.keys() and now != signers
+
+    await caledger.until(replaced, STEP_SECONDS, "no signer was started again")
+
+
+async def _paused(caledger: Caledger, trap: Trap) -> int:
+    """Return the signer that the trap has stopped, once it stands still."""
+    signers = [pid for name, pid in caledger.pids().items() if name.startswith("signer")]
+    await trap.springs()
+    found: list[int] = []
+
+    def stopped() -> bool:
+        found[:] = [pid for pid in signers if stands(pid)]
+        return bool(found)
+
+    await caledger.until(stopped, STEP_SECONDS, "no signer stands still")
+    return found[0]
+
+
+def stands(pid: int) -> bool:
+    """Say whether a process is stopped (SIGSTOP)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
