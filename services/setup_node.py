@@ -18,6 +18,8 @@ from services import config, streams, transport
 from services.breakpoints import reached
 from services.clock import SystemClock
 from services.config import NodeConfig
+from services.keys.interface import WrongKeyEncryptionKeyError
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import contexts, provision, route, server_process, tls
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import NatsLayout
@@ -49,8 +51,9 @@ async def set_up(options: NodeOptions) -> NodeConfig:
     """Make what is missing of a node's folder, streams included; return its configuration.
 
     Repeating it changes nothing but where the server listens. Raises ContradictionError for options
-    that the folder was not made with, ConfigError, SeedError for a key-encryption key that is not
-    the folder's, SetupError, TransportError: nothing that was there before is changed by then.
+    that the folder was not made with, ConfigError, WrongKeyEncryptionKeyError for a key-encryption
+    key that is not the folder's, SeedError, SetupError, TransportError: nothing that was there
+    before is changed by then.
     """
     made = _marker(options.data).exists()
     node = settle(options)
@@ -94,18 +97,29 @@ def _write_server(layout: NatsLayout, node: NodeConfig) -> None:
 
 
 def _make_keks(data: Path, *, made: bool) -> None:
-    """Make the key-encryption keys of a new folder; one that is lost is never made again."""
+    """Make the key-encryption keys of a new folder; one that is lost is never made again.
+
+    What names a key (`NAME.check`, no secret) stays beside it: a wrong one is told before anything
+    is started, when nobody has taken the lead or folded a row yet.
+    """
     for name in KEKS:
         file = data / "keys" / f"{name}.kek"
-        if file.exists():
-            _read_kek(file)
-        elif made:
-            raise config.ConfigError(
-                f"{file} is missing: without it, what it sealed cannot be opened any more. "
-                "Put it back; a new one would not help"
-            )
-        else:
+        if not file.exists():
+            if made:
+                raise config.ConfigError(
+                    f"{file} is missing: without it, what it sealed cannot be opened any more. "
+                    "Put it back; a new one would not help"
+                )
             write_atomically(file, f"{secrets.token_hex(32)}\n".encode(), mode=0o600)
+        check = KeyEncryptionKey(bytes.fromhex(_read_kek(file))).check.hex()
+        beside = file.with_suffix(".check")
+        if beside.exists() and beside.read_text().strip() != check:
+            raise WrongKeyEncryptionKeyError(
+                f"{file} is not the key-encryption key that {data} was made with; nothing was "
+                "changed: put the right one back"
+            )
+        if not made and not beside.exists():
+            write_atomically(beside, f"{check}\n".encode())
 
 
 def _read_kek(file: Path) -> str:
