@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO, TypeVar
 
 from events.base import Struct
 from services.nats_access.files import write_atomically
 from services.nats_access.server_process import die_with
 from services.process import Ended
+
+T = TypeVar("T")
 
 BACK_OFF_FIRST_SECONDS: Final = 0.1
 BACK_OFF_MAX_SECONDS: Final = 5.0
@@ -55,7 +57,9 @@ class Supervisor:
             for i, program in enumerate(programs)
         }
 
-    async def run(self, stop: asyncio.Event, *, ready: Callable[[], Awaitable[None]]) -> None:
+    async def run(
+        self, stop: asyncio.Event, *, ready: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
         """Keep all programs running until `stop`.
 
         `ready` is awaited once while they run. Raises CannotStartError, with nothing left running.
@@ -69,7 +73,7 @@ class Supervisor:
         self,
         stages: Sequence[Sequence[Program]],
         stop: asyncio.Event,
-        ready: Callable[[], Awaitable[None]],
+        ready: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         here, *later = stages
         last = asyncio.Event() if later else stop  # set when all later ones have ended
@@ -77,7 +81,7 @@ class Supervisor:
             for program in here:
                 group.create_task(self._keep(program, last))
             if not later:
-                group.create_task(_until(stop, ready()))
+                group.create_task(until(stop, ready()))
                 return
             try:
                 await self._run(later, stop, ready)
@@ -124,9 +128,10 @@ class Supervisor:
         pid_file = self._pids / f"{program.name}.pid"
         write_atomically(pid_file, f"{process.pid}\n".encode())
         pump = asyncio.create_task(self._pump(program, process))
+        ended = asyncio.create_task(process.wait())
         told = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait({pump, told}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             told.cancel()
             code = await asyncio.shield(_end(process))
@@ -173,17 +178,19 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
             os.kill(process.pid, number)
 
 
-async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
-    """Wait for `work`, but not longer than until `stop`."""
-    task = asyncio.ensure_future(work)
+async def until(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return what `work` returns; None, and `work` cancelled, where `stop` comes first."""
+    task = asyncio.create_task(work)
     told = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
-            task.result()
+            return task.result()
     finally:
-        task.cancel()
         told.cancel()
+        task.cancel()
+    await asyncio.wait({task})  # it has things to end, too
+    return None
 
 
 def _first(error: Exception) -> Exception:

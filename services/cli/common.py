@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import signal
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -94,14 +95,16 @@ def say(message: str) -> None:
 def run(work: Coroutine[Any, Any, T], *, talkative: bool = False) -> T:
     """Run a command's work; typed errors of whatever it uses become a CliError.
 
-    `talkative`: for commands that wait until Ctrl-C, which is how they end; the connection's
-    troubles are told as they happen.
+    `talkative`: for commands that wait until Ctrl-C or SIGTERM, which is how they end; meanwhile
+    the connection's troubles are told as they happen.
     """
     import asyncio
 
     from services.process import log_to_stderr
 
     log_to_stderr(level="warning" if talkative else "critical")
+    if talkative:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     try:
         with told():
             return asyncio.run(work)

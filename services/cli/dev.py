@@ -51,7 +51,7 @@ def dev(
     ] = None,
     signers: Annotated[int, typer.Option(min=1, max=64, help="How many signers; one a core.")] = 2,
     no_color: Annotated[
-        bool, typer.Option("--no-color", help="Logs without colours.", envvar="NO_COLOR")
+        bool, typer.Option("--no-color", help="Logs without colours (else NO_COLOR).")
     ] = False,
 ) -> None:
     """Run a whole datacenter here: nats-server and every worker, each a process of its own.
@@ -60,6 +60,7 @@ def dev(
     or SIGTERM stops everything; the next start goes on with the same ledger.
     """
     import asyncio
+    import os
     import sys
 
     from services.cli.development import run_dev
@@ -78,11 +79,10 @@ def dev(
         port=nats_port,
         tls=tls,
     )
+    colors = sys.stderr.isatty() and not no_color and not os.environ.get("NO_COLOR")
     try:
         with told():
-            asyncio.run(
-                run_dev(options, signers=signers, colors=not no_color and sys.stderr.isatty())
-            )
+            asyncio.run(run_dev(options, signers=signers, colors=colors))
     except CannotStartError as error:
         raise CliError(f"gave up: {error}", Exit.FAULT) from error
     say("stopped")

@@ -20,10 +20,11 @@ from services.nats_access import server_process
 from services.node_file import NodeOptions, config_file
 from services.readiness import until_ready
 from services.setup_node import server_conf, set_up
-from services.supervisor import Program, Supervisor
+from services.supervisor import Program, Supervisor, until
 from services.transport import UnreachableError
 
 LOOK_EVERY_SECONDS: Final = 0.05
+LEFT_OVER_LOOKS: Final = 200
 
 _NATS_LOG: Final = re.compile(
     r"\[\d+\] [\d/]+ (?P<time>[\d:]+)\.\d+ \[(?P<level>[A-Z]{3})\] (?P<text>.*)"
@@ -36,11 +37,15 @@ NO_RESTART: Final = "CALEDGER_TESTING_NO_RESTART"  # programs, by name, joined b
 
 async def run_dev(options: NodeOptions, *, signers: int, colors: bool) -> None:
     """Set the folder up where that is needed, and run everything until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with one_at_a_time(options.data):
         stop_left_over(options.data)
-        config = await set_up(options)
-        embedded = config.embedded
-        if embedded is None:
+        config = await until(stop, set_up(options))
+        if config is None:
+            return
+        if config.embedded is None:
             raise CliError(
                 f"the nats-server of {options.data} runs elsewhere: start the workers of this node "
                 f"with `caledger run WORKER --config {config_file(options.data)}`",
@@ -53,10 +58,6 @@ async def run_dev(options: NodeOptions, *, signers: int, colors: bool) -> None:
             colors=colors,
         )
         supervisor.say("dev", _about_rate(config))
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
         await supervisor.run(stop, ready=lambda: _say_ready(config, options.data))
 
 
@@ -163,12 +164,12 @@ def stop_left_over(data: Path) -> None:
         pid = int(file.read_text())
     except (OSError, ValueError):
         return
-    for wait in (0.1,) * 100:
+    for _ in range(LEFT_OVER_LOOKS):
         told = subprocess.run(
             ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
         )
         if str(server_conf(data)) not in told.stdout:
             return
         os.kill(pid, signal.SIGTERM)
-        time.sleep(wait)
+        time.sleep(LOOK_EVERY_SECONDS)
     raise CliError(f"a nats-server on {data} does not end: process {pid}", Exit.FAULT)

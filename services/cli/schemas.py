@@ -8,6 +8,7 @@ import msgspec
 
 from events.catalogue import TYPES
 from events.envelope import EVENTS_MAX, Envelope
+from projections.bundle import Roots
 from services.client import ErrorReply, SigningRequest
 from services.issued import IssuedCert
 
@@ -17,7 +18,7 @@ DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 def schemas() -> dict[str, Any]:
     """Return one document: an entry, and by name everything that it and the replies consist of."""
     kinds = list(TYPES.values())
-    others = [SigningRequest, IssuedCert, ErrorReply]
+    others = [SigningRequest, IssuedCert, ErrorReply, Roots]
     references, components = msgspec.json.schema_components(
         [Envelope, *others, *kinds], ref_template="#/$defs/{name}"
     )
@@ -39,6 +40,8 @@ def schemas() -> dict[str, Any]:
         "minItems": 1,
         "maxItems": EVENTS_MAX,
         "items": {"oneOf": events},
-        "replies": dict(zip(("request", "issued", "error"), rest[: len(others)], strict=True)),
+        "replies": dict(
+            zip(("request", "issued", "error", "roots"), rest[: len(others)], strict=True)
+        ),
         "$defs": components,
     }

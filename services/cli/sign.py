@@ -90,10 +90,13 @@ async def _sign(
     key_type: str,
     timeout: float,
 ) -> bytes:
+    import asyncio
+
     from services.client import CaClient, NoAnswerError
     from services.clock import SystemClock, SystemEntropy
     from services.refusals import RefusedError
 
+    deadline = asyncio.get_running_loop().time() + timeout
     client = await CaClient.connect(
         target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
     )
@@ -105,7 +108,8 @@ async def _sign(
         else:
             csr = files.pending(chosen, bundle, target.datacenter, key_type)
         try:
-            reply = await client.sign(files.name, csr, request_id=chosen, timeout=timeout)
+            left = max(deadline - asyncio.get_running_loop().time(), 0.1)
+            reply = await client.sign(files.name, csr, request_id=chosen, timeout=left)
         except NoAnswerError as error:
             raise CliError(
                 f"not reachable: {error}; to ask again for the same certificate: "

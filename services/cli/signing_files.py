@@ -50,6 +50,7 @@ class SigningFiles:
         self.name = name
         stem = encode_name(name)  # a file name as well
         self._folder = out or Path(stem)
+        self._is_new = not self._folder.exists()
         self._stem = stem
         self.certificate = self._folder / f"{stem}.pem"
         self.key = self._folder / f"{stem}-key.pem"
@@ -102,6 +103,8 @@ class SigningFiles:
         """Remove the key that waits for this request; nothing happens where there is none."""
         for file in self._pending(request_id):
             file.unlink(missing_ok=True)
+        if self._is_new and self._folder.exists() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
 
     def _pending(self, request_id: str) -> tuple[Path, Path]:
         if not _REQUEST_ID.fullmatch(request_id):

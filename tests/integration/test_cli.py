@@ -247,7 +247,7 @@ async def test_a_replay_that_follows_tells_what_comes(dev: Caledger) -> None:
 
     assert (await dev.run("sign", "service", "followed")).code == 0
     line = json.loads(await asyncio.wait_for(following.stdout.readline(), 20))
-    following.send_signal(signal.SIGINT)
+    following.send_signal(signal.SIGTERM)
 
     assert line["event"]["data"]["name"] == "followed"
     assert await asyncio.wait_for(following.wait(), 20) == 0

@@ -67,6 +67,17 @@ async def test_ctrl_c_ends_it_cleanly_and_a_kill_leaves_no_process(tmp_path: Pat
     await gone(running)
 
 
+@pytest.mark.parametrize("appears", ["dev.lock", "nats/init.log", "run/nats-server.pid"])
+async def test_it_can_be_stopped_before_it_is_ready(tmp_path: Path, appears: str) -> None:
+    dev = Caledger(tmp_path)
+    await dev.launch()
+    await dev.until((dev.data / appears).exists, 20, f"{appears} does not appear")
+
+    assert await dev.stop() == 0, dev.log
+    assert dev.out == ""
+    assert list(dev.data.glob("run/*.pid")) == []
+
+
 async def test_a_folder_that_is_in_use_is_an_error(tmp_path: Path) -> None:
     async with Caledger(tmp_path) as dev:
         second = await run("dev", "--data", dev.data, cwd=tmp_path)
@@ -127,6 +138,7 @@ STEPS = (
 )
 
 
+@pytest.mark.slow
 async def test_init_that_was_killed_at_any_step_is_finished_by_the_next(tmp_path: Path) -> None:
     command = ("init", "--data", tmp_path / "data", "--nats-port", str(free_port()))
     for step in STEPS:
@@ -220,7 +232,14 @@ async def test_a_worker_refuses_to_run_without_its_assertions(tmp_path: Path) ->
     assert "python -O" in ran.err
 
 
-@pytest.mark.parametrize("name", ["root", "signing", "nats"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("root"),
+        pytest.param("signing", marks=pytest.mark.slow),
+        pytest.param("nats", marks=pytest.mark.slow),
+    ],
+)
 async def test_a_wrong_key_encryption_key_is_told_and_changes_nothing(
     tmp_path: Path, name: str
 ) -> None:
@@ -418,6 +437,7 @@ async def test_a_void_entry_stops_nothing_and_is_named_by_verify_and_replay(tmp_
         assert f"void entry sequence={void}: " in replayed.err
 
 
+@pytest.mark.slow
 async def test_a_node_of_a_server_elsewhere_is_made_in_two_steps_and_run_by_hand(
     tmp_path: Path,
 ) -> None:

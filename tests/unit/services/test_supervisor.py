@@ -7,8 +7,9 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ class Running:
         self.was_ready = asyncio.Event()
         self._supervisor = Supervisor(stages, pids=folder, out=self.out, colors=False)
 
-    async def run(self, ready: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def run(self, ready: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         async def say() -> None:
             self.was_ready.set()
 

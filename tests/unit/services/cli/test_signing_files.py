@@ -151,12 +151,13 @@ def test_a_renewal_keeps_the_old_pair_until_the_new_one_is_whole(tmp_path: Path)
 
 
 def test_a_refused_request_leaves_nothing(tmp_path: Path) -> None:
-    files = SigningFiles("web", tmp_path)
-    files.pending("R1", bundle(), "dc1", "p256")
+    new, old = SigningFiles("web", tmp_path / "new"), SigningFiles("web", tmp_path)
+    for files in (new, old):
+        files.pending("R1", bundle(), "dc1", "p256")
 
-    files.forget("R1")
+        files.forget("R1")
 
-    assert names(tmp_path) == set()
+    assert names(tmp_path) == set(), "the folder that was made for it is left"
 
 
 @pytest.mark.parametrize("request_id", ["", "a b", "../x", "x" * 65])
