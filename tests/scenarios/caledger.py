@@ -194,6 +194,14 @@ class Caledger:
         except TimeoutError:
             raise AssertionError(f"it does not stop\n{self.log[-6000:]}") from None
 
+    async def wait(self, timeout: float = 60.0) -> int:
+        """Wait until it ends by itself; return its exit code."""
+        assert self._process is not None
+        try:
+            return await asyncio.wait_for(self._process.wait(), timeout)
+        except TimeoutError:
+            raise AssertionError(f"it does not end\n{self.log[-6000:]}") from None
+
     async def client(self, user: str = "admin") -> CaClient:
         """Connect as a user of account CLIENTS; closed when it stops."""
         target = find(data=self.data, context=None, user=user, datacenter=None, environment={})

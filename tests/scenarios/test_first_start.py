@@ -116,7 +116,7 @@ async def test_a_worker_killed_at_a_step_of_its_first_start_is_followed_by_one_t
 
 async def test_a_root_manager_killed_when_its_keys_are_made_makes_others(tmp_path: Path) -> None:
     """The keys of the first try stay sealed, and no event names them: nobody will ever use them,
-    and they are destroyed an hour later (tests/integration/test_leadership.py has such a clock).
+    and they are destroyed an hour later (tests/integration/test_root_manager.py has such a clock).
     """
     once = tmp_path / "once"
     stop = {
