@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import Final
+
+import structlog
 
 from nats.aio.client import Client
 
@@ -10,6 +14,10 @@ from events.ledger import JetStreamLedger
 from events.subjects import Subjects
 from services import streams, transport
 from services.config import NodeConfig
+
+CONNECTION_LOST: Final = 3  # exit code: the world failed, start it again (services.process.Ended)
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,18 @@ async def open_worker(config: NodeConfig, worker: str) -> Worker:
         creds=config.creds_file(worker),
         ca=config.nats.ca,
         name=f"{worker} {config.node}",
+        on_closed=_end_process,
         wait=True,
     )
     await streams.check_durability(nc, subjects)
     await streams.check(nc, subjects)
     return Worker(nc=nc, subjects=subjects, ledger=JetStreamLedger(nc, subjects))
+
+
+def _end_process() -> None:
+    """End where the server has closed our connection for good, as it does to a user it bars.
+
+    Nothing can be finished or lost without it; whoever is started next asks the ledger.
+    """
+    _log.error("no worker can go on without its connection; ending")
+    os._exit(CONNECTION_LOST)

@@ -77,7 +77,7 @@ async def connect(
     server that is learned of. Without: only servers on a loopback address.
 
     `on_permission_error` hears the subject of every publish or subscription that was refused.
-    `on_closed` is called when the connection has ended for good: by `close`, or because the server
+    `on_closed` is called when the connection has ended for good, and not by `close`: the server
     said that it must (a user revoked or expired). `wait`: try for ever, and say so.
 
     Raises SetupError, and (not with `wait`) UnreachableError, NotSecureError or NotPermittedError.
@@ -231,8 +231,8 @@ class _Client(Client):
             return
         if self._ended:
             self._log.info("connection closed")
-        else:
-            self._log.error("the server closed the connection", error=str(self.last_error))
+            return
+        self._log.error("the server closed the connection", error=str(self.last_error))
         if self._on_closed is not None:
             self._on_closed()
 
