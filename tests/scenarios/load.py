@@ -148,6 +148,8 @@ class Load:
     def figures(self) -> str:
         """Return what the load was, in a line; once it has ended."""
         took = sorted(answer.seconds for answer in self.answers)
+        if not took:
+            return f"none of {len(self.failed)} requests answered"
         again = sum(answer.sendings - 1 for answer in self.answers)
         middle, most = (took[len(took) * part // 100] * 1000 for part in (50, 99))
         return (
