@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-
 from nats.aio.client import Client
 
 from events.ledger import JetStreamLedger
