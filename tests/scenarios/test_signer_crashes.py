@@ -36,6 +36,7 @@ ANSWERS_BETWEEN_KILLS = 200
 SECONDS_BETWEEN_LOOKS = 0.01
 STEP_SECONDS = 30.0
 ASLEEP_SECONDS = 15.0
+SILENT_SECONDS = 2.0  # of asking eight times; below the 5 s after which a held request is refused
 
 
 class Trap:
@@ -225,6 +226,43 @@ async def test_f11_a_signer_that_wakes_up_after_its_lease_has_ended_adds_nothing
         assert again.answers[0].issued == load.answers[0].issued
         ledger = await check(caledger, load, again)
         assert len(ledger.leaves) == 1
+
+
+@pytest.mark.slow
+async def test_f10_a_new_owner_waits_for_what_its_predecessor_recorded_before_it_answers(
+    tmp_path: Path,
+) -> None:
+    """Goal: no signer decides on projections that are behind its grant.
+
+    Method: the replicator stands still; the signer kills itself after the append, before the reply,
+    so that the ledger has a certificate that the node's projections do not have. Its successor gets
+    the partition and hears its client again and again, for two seconds, and must stay silent. Then
+    the replicator goes on, and the client gets the certificate that was recorded first.
+    """
+    trap = Trap(tmp_path, "signer.appended", "KILL")
+    async with Caledger(tmp_path, "--signers", "1", environment=trap.environment) as caledger:
+        signer = caledger.pid("signer-0")
+        (first,) = (await signing(caledger, 1)).partitions()
+        load = await Load.on(
+            caledger, [Request(service="web", request_id="one")], clients=1, deadline=STEP_SECONDS
+        )
+        with _standing_still(caledger.pid("replicator")):
+            trap.set()
+            running = asyncio.create_task(load.run())
+            await trap.springs()
+            await caledger.restarted("signer-0", instead_of=signer)
+            while first in (await replay(caledger)).partitions():
+                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            await asyncio.sleep(SILENT_SECONDS)
+            assert not load.answers
+            assert len((await replay(caledger)).of("one")) == 1
+        await running
+        print(load.figures())
+
+        load.all_answered()
+        ledger = await check(caledger, load)
+        (leaf,) = ledger.of("one")
+        assert leaf.issued.signer == first
 
 
 @contextmanager
