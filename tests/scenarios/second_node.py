@@ -14,7 +14,8 @@ from typing import Final, Self
 
 from services import config
 from services.nats_access.server_process import ServerProcess, die_with
-from services.setup_node import config_file, server_conf
+from services.node_file import config_file
+from services.setup_node import server_conf
 from tests.nats import free_port
 from tests.scenarios.caledger import alive, clean_environment, run
 

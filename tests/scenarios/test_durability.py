@@ -101,6 +101,7 @@ async def test_every_worker_refuses_a_server_that_may_lose_writes(tmp_path: Path
         assert not (server.data / "projections.sqlite").exists()
 
 
+@pytest.mark.slow
 async def test_dev_sets_its_servers_sync_interval_right_before_it_starts_it(
     tmp_path: Path,
 ) -> None:
@@ -138,7 +139,11 @@ async def test_dev_sets_its_servers_sync_interval_right_before_it_starts_it(
 
 @pytest.mark.parametrize(
     ("name", "workers"),
-    [("root", ["root-manager"]), ("signing", ["root-manager", "signer"]), ("nats", [])],
+    [
+        pytest.param("root", ["root-manager"], id="root"),
+        pytest.param("signing", ["root-manager", "signer"], marks=pytest.mark.slow, id="signing"),
+        pytest.param("nats", [], marks=pytest.mark.slow, id="nats"),
+    ],
 )
 async def test_a_wrong_key_encryption_key_changes_nothing_on_disk_or_in_a_stream(
     tmp_path: Path, name: str, workers: list[str]

@@ -241,6 +241,7 @@ async def test_void_entries_on_a_signers_subjects_stop_nothing_and_are_named(
     await verified(dev, faults)
 
 
+@pytest.mark.slow
 async def test_a_void_grant_on_a_living_signers_subject_costs_it_its_run_and_no_more(
     dev: Caledger, faults: dict[int, str]
 ) -> None:
@@ -288,6 +289,7 @@ async def verified_alone(dev: Caledger) -> Ran:
 UNKNOWN: Final = "caledger.root.teleported.v1"
 
 
+@pytest.mark.slow
 async def test_an_event_of_an_unknown_type_on_authority_stops_everybody(tmp_path: Path) -> None:
     """Well-formed, so newer software wrote it: every fold stops before it and names it, nothing is
     signed any more and nothing skipped; `verify` names it, and is the only one to go on.
@@ -313,6 +315,7 @@ async def test_an_event_of_an_unknown_type_on_authority_stops_everybody(tmp_path
         index.close()
 
 
+@pytest.mark.slow
 async def test_an_event_of_an_unknown_type_among_leaves_stops_who_reads_them(
     tmp_path: Path,
 ) -> None:
