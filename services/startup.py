@@ -28,12 +28,12 @@ class Worker:
     ledger: JetStreamLedger
 
 
-async def open_worker(config: NodeConfig, worker: str) -> Worker:
+async def open_worker(config: NodeConfig, worker: str, *, wait: bool = True) -> Worker:
     """Connect as `worker`, and check the server's durability and every stream.
 
-    Waits for a server that is not there yet. Raises SetupError where an acknowledged write could be
-    lost, or where a stream is missing or differs from what `caledger init` made: no worker ever
-    makes one.
+    Waits for a server that is not there yet; without `wait` raises UnreachableError. Raises
+    SetupError where an acknowledged write could be lost, or where a stream is missing or differs
+    from what `caledger init` made: no worker ever makes one.
     """
     subjects = Subjects(config.datacenter)
     nc = await transport.connect(
@@ -42,10 +42,14 @@ async def open_worker(config: NodeConfig, worker: str) -> Worker:
         ca=config.nats.ca,
         name=f"{worker} {config.node}",
         on_closed=_end_process,
-        wait=True,
+        wait=wait,
     )
-    await streams.check_durability(nc, subjects)
-    await streams.check(nc, subjects)
+    try:
+        await streams.check_durability(nc, subjects)
+        await streams.check(nc, subjects)
+    except streams.SetupError:
+        await nc.close()
+        raise
     return Worker(nc=nc, subjects=subjects, ledger=JetStreamLedger(nc, subjects))
 
 

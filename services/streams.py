@@ -8,10 +8,11 @@ from typing import Any, Final
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 from events import jetstream
 from events.base import Struct
-from events.log import LedgerError
+from events.log import LedgerError, UnreachableError
 from events.subjects import Subjects
 
 DUPLICATE_WINDOW_SECONDS: Final = 600
@@ -135,9 +136,10 @@ async def _servers(nc: Client, subjects: Subjects) -> list[tuple[str, dict[str, 
     """Ask all servers for their settings at once: (name, settings) of each that answered."""
     answers: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = nc.new_inbox()
-    subscription = await nc.subscribe(inbox, cb=answers.put)
+    subscription = None
     found: dict[str, dict[str, Any]] = {}
     try:
+        subscription = await nc.subscribe(inbox, cb=answers.put)
         await nc.publish(subjects.varz, b"", reply=inbox)
         while True:
             patience = SILENCE_SECONDS if found else FIRST_SERVER_SECONDS
@@ -148,15 +150,18 @@ async def _servers(nc: Client, subjects: Subjects) -> list[tuple[str, dict[str, 
             found[varz.server.name] = varz.data
     except TimeoutError:
         pass
+    except NatsError as error:
+        raise SetupError(f"{subjects.varz}: the connection was lost") from UnreachableError(error)
     except msgspec.MsgspecError as error:
         raise SetupError(f"{subjects.varz}: an answer that cannot be read: {error}") from error
     finally:
-        await subscription.unsubscribe()
+        if subscription is not None and not nc.is_closed:
+            await subscription.unsubscribe()
     if not found:
         raise SetupError(
             f"{subjects.varz}: no server says whether it is durable; account CA must import "
             "$SYS.REQ.SERVER.PING.VARZ from account SYS under this name"
-        )
+        ) from UnreachableError("no answer")
     return sorted(found.items())
 
 

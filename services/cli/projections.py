@@ -112,7 +112,7 @@ async def _rebuild(node: NodeConfig) -> int:
     from services.replicator.rebuild import rebuild as fold_all
     from services.startup import open_worker
 
-    worker = await open_worker(node, "replicator")
+    worker = await open_worker(node, "replicator", wait=False)
     try:
         return await fold_all(worker.ledger, datacenter=node.datacenter, path=node.projections_file)
     finally:
