@@ -1,0 +1,24 @@
+"""Identifiers of the machine's own randomness."""
+
+from __future__ import annotations
+
+from ulid import ULID
+
+from services.clock import SystemClock, SystemEntropy
+from services.stamping import Stamper
+from tests.factories import NOW
+from tests.ledger import acquired
+
+
+def test_a_ulid_carries_its_time() -> None:
+    assert ULID.from_str(SystemEntropy().ulid(NOW)).datetime == NOW
+
+
+def test_two_writers_in_one_process_never_share_an_event_id() -> None:
+    """Both count up within a millisecond, from where chance put them."""
+    writers = [Stamper("/caledger/dc1/test/n1", SystemClock(), SystemEntropy()) for _ in range(2)]
+    event = acquired().event
+
+    ids = [writer.stamp(event, subject="n1").id for _ in range(2_000) for writer in writers]
+
+    assert len(set(ids)) == len(ids)
