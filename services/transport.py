@@ -29,6 +29,7 @@ from events.subjects import Subjects
 from services.nats_access import jwt
 from services.nats_access.route import (
     RECONNECT_WAIT_SECONDS,
+    HungUpError,
     NotPermittedError,
     NotSecureError,
     Route,
@@ -91,7 +92,9 @@ async def connect(
         await client.open(creds=creds, inbox_prefix=prefix, name=name)
         return client
 
-    again = (UnreachableError, NotSecureError, *((NotPermittedError,) if wait else ()))
+    again: tuple[type[TransportError], ...] = (UnreachableError, NotSecureError, HungUpError)
+    if wait:
+        again = (*again, NotPermittedError)
     retrying = AsyncRetrying(
         stop=stop_never if wait else stop_after_attempt(len(servers) + ATTEMPTS_MORE),
         wait=wait_exponential_jitter(multiplier=RECONNECT_WAIT_SECONDS, max=2.0, jitter=0.1),
@@ -149,6 +152,8 @@ class _Client(Client):
                 closed_cb=self._closed,
                 reconnect_to_server_handler=self._route.next_server,
             )
+            if not self.is_connected:  # nats-py returns all the same where it was turned away
+                raise ConnectionResetError("the server hung up")
         except (OSError, ValueError, nats_errors.Error) as error:
             cause = self._first_error or error
             await self.close()
@@ -251,6 +256,8 @@ def _explain(error: Exception, servers: list[str]) -> TransportError:
     text = str(error) or type(error).__name__
     if isinstance(error, ssl.SSLError):
         return NotSecureError(f"{where}: no TLS with a server that our transport CA knows: {text}")
+    if isinstance(error, ConnectionResetError):
+        return HungUpError(f"{where}: the server hangs up on these credentials")
     if "authorization" in text.lower() or "authentication" in text.lower():
         return NotPermittedError(f"{where}: the server refuses these credentials: {text}")
     return UnreachableError(f"{where}: {text}")

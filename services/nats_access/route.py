@@ -33,6 +33,14 @@ class NotPermittedError(TransportError):
     """The server does not know these credentials, or they have expired or were revoked."""
 
 
+class HungUpError(NotPermittedError):
+    """The server ended the connection while it was being made.
+
+    So it ends one whose credentials it refuses, and often before its reason has been read: our next
+    bytes were on their way to it. A server that is being stopped does it as well, but only once.
+    """
+
+
 class SetupError(TransportError):
     """Files or addresses that cannot be used; trying again does not help."""
 
