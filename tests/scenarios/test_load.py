@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.scenarios.caledger import Caledger
-from tests.scenarios.checking import check
-from tests.scenarios.load import Load, endless, requests
+from tests.scenarios.checking import Ledger, check, none_double, none_missing
+from tests.scenarios.load import Answer, Load, endless, requests
 
 SERVER_KILLS = 10
 ANSWERS_BETWEEN_KILLS = 100
@@ -33,6 +35,18 @@ async def test_ten_thousand_requests_of_64_clients_are_all_answered_and_none_twi
         load.all_answered()
         ledger = await check(caledger, load)
         assert len(ledger.leaves) == len(load.answers) == 10_000
+        _a_fault_would_have_been_seen(ledger, load.answers)
+
+
+def _a_fault_would_have_been_seen(ledger: Ledger, answers: Sequence[Answer]) -> None:
+    """Show that the checks of all scenarios can fail: damage what they were just content with."""
+    first, *others = ledger.leaves
+    with pytest.raises(AssertionError, match="acknowledged, but not on the ledger"):
+        none_missing(replace(ledger, leaves=tuple(others)), answers)
+    with pytest.raises(AssertionError, match="1 certificates that nobody got"):
+        none_missing(ledger, answers[1:])
+    with pytest.raises(AssertionError, match="1 times a request twice"):
+        none_double(replace(ledger, leaves=(*ledger.leaves, first)))
 
 
 @pytest.mark.slow
