@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from projections import entries, issuance, leadership, signers
+from projections import entries, issuance_rows, leadership, signers
 from projections.projection import Projection
 
 PROJECTIONS: Final[tuple[Projection, ...]] = (
     entries.PROJECTION,
     leadership.PROJECTION,
     signers.PROJECTION,
-    issuance.PROJECTION,
+    issuance_rows.PROJECTION,
 )

@@ -12,7 +12,6 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from types import NoneType
@@ -222,8 +221,7 @@ class ProjectionStore:
             written()
             await self._db.execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.OperationalError):  # cancelled while it was being committed
-                await self._db.execute("ROLLBACK")
+            await self._db.execute("ROLLBACK")
             raise
         self.meta = meta
 

@@ -17,12 +17,18 @@ class RebuildRunningError(Exception):
     """Another process rebuilds this file just now."""
 
 
-async def rebuild(ledger: Ledger, *, datacenter: str, path: Path) -> int:
+class RebuildStoppedError(Exception):
+    """It was told to stop before the new file was complete; the old one is as it was."""
+
+
+async def rebuild(
+    ledger: Ledger, *, datacenter: str, path: Path, stop: asyncio.Event | None = None
+) -> int:
     """Fold the whole ledger, as it is now, into a new file at `path`; return its position.
 
     The old file serves until the new one is complete: whoever answers from it never sees it go
     back. A replicator that runs meanwhile notices and goes on with the new one. Raises
-    RebuildRunningError, LedgerError, UnknownEventTypeError.
+    RebuildRunningError, RebuildStoppedError, LedgerError, UnknownEventTypeError.
     """
     building = path.with_name(f"{path.name}.rebuilding")
     with _alone(path.with_name(f"{path.name}.lock")):
@@ -31,6 +37,8 @@ async def rebuild(ledger: Ledger, *, datacenter: str, path: Path) -> int:
         last = await ledger.last_sequence()
         async with Replica(ledger, datacenter=datacenter, path=building) as replica:
             while replica.position < last:
+                if stop is not None and stop.is_set():
+                    raise RebuildStoppedError(f"{building} is at {replica.position} of {last}")
                 if not await replica.advance():
                     await asyncio.sleep(STALE_WAIT_SECONDS)  # our copy lags behind the leader's
             position = replica.position

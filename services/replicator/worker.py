@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from events.log import GapError, Ledger, LedgerError
 from projections.store import NoProjectionsError, StaleProjectionsError, read_meta
 from services.config import NodeConfig
-from services.replicator.rebuild import RebuildRunningError, rebuild
+from services.replicator.rebuild import RebuildRunningError, RebuildStoppedError, rebuild
 from services.replicator.replica import Replica
 from services.startup import open_worker
-from services.waiting import cancelled
 
 # After a wake nothing may be there yet: a message is heard before every copy has it.
 LOOK_AGAIN_SECONDS: Final = (0.002, 0.01, 0.05)
@@ -40,57 +39,59 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
 
 
 async def replicate(ledger: Ledger, *, datacenter: str, path: Path, stop: asyncio.Event) -> None:
-    """Follow a ledger into a file; see `run`.
-
-    It is stopped by cancelling it: rows and position change together or not at all.
-    """
-    working = asyncio.create_task(_replicate(ledger, datacenter=datacenter, path=path))
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-    finally:
-        await cancelled(working, stopping)
-
-
-async def _replicate(ledger: Ledger, *, datacenter: str, path: Path) -> None:
+    """Follow a ledger into a file; see `run`. Stops between two batches."""
     woken = ledger.woken()
-    while True:
+    while not stop.is_set():
         try:
+            await _make(ledger, datacenter=datacenter, path=path, stop=stop)
             # After every failure the file is checked against the ledger anew: a server that comes
             # back may have lost what it had.
-            async with await _open(ledger, datacenter=datacenter, path=path) as replica:
+            async with Replica(ledger, datacenter=datacenter, path=path) as replica:
                 _log.info("following the ledger", position=replica.position, file=str(path))
-                await _follow(replica, woken)
+                await _follow(replica, woken, stop)
         except GapError:
             raise
+        except RebuildStoppedError:
+            return
         except (LedgerError, NoProjectionsError, RebuildRunningError) as error:
             _log.warning("cannot go on now, trying again", reason=str(error))
-            await anext(woken)
+            await _wake(woken, stop)
 
 
-async def _open(ledger: Ledger, *, datacenter: str, path: Path) -> Replica:
-    """Return the replica in `path`, made anew first where there is none that we can go on with."""
+async def _make(ledger: Ledger, *, datacenter: str, path: Path, stop: asyncio.Event) -> None:
+    """Make the file anew where there is none that we can go on with."""
     try:
         read_meta(path)
     except (NoProjectionsError, StaleProjectionsError) as reason:
         _log.info("building the projections file", reason=str(reason))
-        await rebuild(ledger, datacenter=datacenter, path=path)
-    return Replica(ledger, datacenter=datacenter, path=path)
+        await rebuild(ledger, datacenter=datacenter, path=path, stop=stop)
 
 
-async def _follow(replica: Replica, woken: AsyncIterator[None]) -> None:
-    """Fold what comes, until the file is replaced."""
-    while True:
+async def _follow(replica: Replica, woken: AsyncIterator[None], stop: asyncio.Event) -> None:
+    """Fold what comes, until told to stop or until the file is replaced."""
+    while not stop.is_set():
         for wait in (0.0, *LOOK_AGAIN_SECONDS):
             await asyncio.sleep(wait)
             if replica.replaced():
                 _log.info("the projections file was replaced")
                 return
             advanced = False
-            while await replica.advance():
+            while not stop.is_set() and await replica.advance():
                 advanced = True
             if advanced:
                 break
-        await anext(woken)
+        await _wake(woken, stop)
+
+
+async def _wake(woken: AsyncIterator[None], stop: asyncio.Event) -> None:
+    """Return when there may be something new to read, or when told to stop."""
+    coming: asyncio.Future[Any] = asyncio.ensure_future(anext(woken))
+    stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if coming.done():
+            coming.result()
+    finally:
+        for waiting in (coming, stopping):
+            waiting.cancel()
+        await asyncio.wait({coming, stopping})

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from events.envelope import Envelope, Recorded
 from events.leaves import LeafIssued
 from projections import store
-from projections.issuance import IssuanceReader, LeafRow, WentBackError, _issued, _leaf_row
+from projections.issuance import IssuanceReader, WentBackError, _issued
+from projections.issuance_rows import LeafRow, leaf_row
 from projections.ledger_fold import LedgerFold, read
 from tests import factories
 from tests.whole_ledger import EVEN, WholeLedger, leaf, small_ledger
@@ -85,7 +86,7 @@ def test_a_row_is_read_back_as_the_event_that_it_was_made_of(event: LeafIssued) 
         raw=b"",
     )
 
-    row = _leaf_row(recorded, event, None)
+    row = leaf_row(recorded, event, None)
 
     columns = tuple(getattr(row, name) for name in LeafRow.__struct_fields__)
     assert _issued(columns).leaf == event

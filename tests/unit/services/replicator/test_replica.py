@@ -15,7 +15,7 @@ from events.envelope import NewEvent, Stored, encode_entry
 from events.log import Appended, GapError, Grant, UnreachableError
 from projections import store
 from projections.issuance import IssuanceReader
-from services.replicator.rebuild import RebuildRunningError, rebuild
+from services.replicator.rebuild import RebuildRunningError, RebuildStoppedError, rebuild
 from services.replicator.replica import BATCH_MAX, Replica
 from services.replicator.worker import replicate
 from tests import factories
@@ -309,6 +309,20 @@ async def test_what_a_rebuild_that_was_killed_left_behind_is_no_hindrance(tmp_pa
 
     assert store.read_meta(tmp_path / "p").position == 23
     assert not (tmp_path / "p.rebuilding").exists()
+
+
+async def test_a_rebuild_that_is_told_to_stop_leaves_the_old_file_in_place(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger(small_ledger())
+    before = await filled(ledger, tmp_path / "p")
+    stop = asyncio.Event()
+    stop.set()
+
+    with pytest.raises(RebuildStoppedError):
+        await rebuild(ledger, datacenter="dc1", path=tmp_path / "p", stop=stop)
+
+    assert list(store.dump(tmp_path / "p")) == before
 
 
 async def test_two_rebuilds_of_one_file_do_not_run_at_once(tmp_path: Path) -> None:
