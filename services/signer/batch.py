@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from events.envelope import ENTRY_BYTES_MAX
+from services.waiting import cancelled
 
 LEAVES_MAX: Final = 128  # in one entry: more save little, and each waits for all to be signed
 LEAVES_BYTES_MAX: Final = ENTRY_BYTES_MAX * 3 // 4  # refusals ride along
@@ -92,8 +93,7 @@ class GroupCommit(Generic[Item, Ready]):
                     await self._wake.wait()
         finally:
             if flight is not None:
-                flight.cancel()
-                await asyncio.gather(flight, return_exceptions=True)
+                await cancelled(flight)
 
     async def _gather(self, flight: asyncio.Task[None] | None) -> list[Ready]:
         """Prepare what there is, and what comes until the group on its way has arrived."""

@@ -34,6 +34,7 @@ from services.signer.refused import RefusalRecord
 from services.signer.subscriptions import Subscriptions
 from services.signer.work import REPLIES_MAX, Signed, Work, body_of, may_answer
 from services.stamping import Stamper, source
+from services.waiting import cancelled
 
 HELD_MAX: Final = 2_048  # requests that wait for the node's projections
 HELD_SECONDS_MAX: Final = 5.0
@@ -111,18 +112,28 @@ class Signer:
         UnknownEventTypeError. Its successor folds, and knows.
         """
         moved = await self._nc.subscribe(self._live_authority, cb=self._authority_moved)
+        loops = (
+            self._group.run(),
+            self._follow_for_ever(),
+            self._open_gates(),
+            self._tick(),
+        )
+        tasks = [asyncio.create_task(loop) for loop in loops]
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._group.run())
-                tasks.create_task(self._follow_for_ever())
-                tasks.create_task(self._open_gates())
-                tasks.create_task(self._tick())
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks:
+                if task.done():
+                    task.result()
         finally:
-            for turn in self._turns:
-                turn.cancel()
+            await cancelled(*tasks, *self._turns)
             if not self._nc.is_closed:
                 await moved.unsubscribe()
                 await self._subscriptions.close()
+
+    @property
+    def holding(self) -> int:
+        """Return how many requests wait for this node's projections."""
+        return len(self._held)
 
     def settle(self) -> None:
         """Record what was refused and not recorded yet, while there is a grant to do it under."""

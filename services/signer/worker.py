@@ -15,6 +15,7 @@ from services.leases import Lease, LeaseLostError, SignerLease
 from services.signer.signer import Signer
 from services.signer.subscriptions import GIVE_UP_SECONDS
 from services.startup import Worker, open_worker
+from services.waiting import cancelled
 
 WITHDRAWAL_SECONDS: Final = 5.0  # at most, for a root-manager to take the partitions back
 
@@ -65,19 +66,22 @@ async def _serve(
     if not await lease.take(value):
         raise LeaseLostError(f"somebody holds the lease of {value.signer}")
     _log.info("signer", run=value.signer)
-    async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(signer.run())
-        keeping = tasks.create_task(lease.keep())
-        await stop.wait()
-        await _give_back(signer, lease, value)
-        serving.cancel()
-        keeping.cancel()
+    running = [asyncio.create_task(signer.run()), asyncio.create_task(lease.keep())]
+    leaving = asyncio.create_task(_leave(signer, lease, value, stop))
+    try:
+        await asyncio.wait([*running, leaving], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*running, leaving):
+            if task.done():
+                task.result()
+    finally:
+        await cancelled(*running, leaving)
     await lease.release()
     await worker.nc.flush()
 
 
-async def _give_back(signer: Signer, lease: Lease, value: SignerLease) -> None:
-    """Have the partitions moved to others while this run still serves them."""
+async def _leave(signer: Signer, lease: Lease, value: SignerLease, stop: asyncio.Event) -> None:
+    """Once told to stop, have the partitions moved to others while this run still serves them."""
+    await stop.wait()
     signer.settle()
     await lease.put(
         SignerLease(signer=value.signer, node=value.node, slot=value.slot, stopping=True)

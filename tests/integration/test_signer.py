@@ -1,0 +1,552 @@
+"""The signer on a real server: what comes back, and what the ledger says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from nats.aio.client import Client
+
+from events.leaves import LeafRefusalsCounted, LeafRefused
+from projections.issuance import IssuanceReader
+from services.signer.refused import RECORDED_PER_SECOND
+from services.signer.signer import HELD_MAX
+from tests.factories import WEB, csr, csr_pem, leaf_key, service_uri
+from tests.integration.signing import ALL, Answer, Datacenter, partition, request, until
+from tests.nats import NatsServer
+
+
+@pytest.fixture
+async def dc(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Datacenter]:
+    """A datacenter with a replicator and no signer."""
+    datacenter = await Datacenter.begin(await nats_server.client(), tmp_path)
+    async with datacenter.replicator():
+        yield datacenter
+
+
+@pytest.fixture
+async def served(dc: Datacenter, nats_server: NatsServer) -> AsyncIterator[Datacenter]:
+    """A datacenter with one signer for everything."""
+    async with dc.signer(await nats_server.client()) as signer:
+        await dc.assign({signer.run: ALL})
+        assert (await dc.ask(b'{"request_id": "ready"}')).code == "not_found"
+        yield dc
+
+
+async def all_stored(dc: Datacenter) -> None:
+    """Return once the projections hold everything, so that nothing needs a signer's memory."""
+    last = await dc.ledger.last_sequence()
+    reader = IssuanceReader(dc.projections)
+
+    async def reached() -> bool:
+        return reader.position() >= last
+
+    await until(reached)
+    reader.close()
+
+
+async def ask_once(nc: Client, subject: str, body: bytes) -> Answer:
+    """Ask once, and wait."""
+    return Answer(await nc.request(subject, body, timeout=10))
+
+
+# --- issuing
+
+
+async def test_a_request_gets_a_certificate_whose_event_is_on_the_ledger(
+    served: Datacenter,
+) -> None:
+    answer = await served.ask(request(request_id="r1"))
+
+    [recorded] = [e for e in await served.events() if e.envelope.type == "caledger.leaf.issued.v1"]
+    [leaf] = await served.leaves()
+    state = await served.state()
+    assert state.issuer is not None
+    chain = x509.load_pem_x509_certificates(answer.told["CertPEM"].encode())
+    assert [c.public_bytes(Encoding.DER) for c in chain] == [leaf.certificate, *state.issuer.chain]
+    chain[0].verify_directly_issued_by(chain[1])
+    assert answer.told["LedgerSequence"] == recorded.sequence
+    assert answer.told["CreateIndex"] == answer.told["ModifyIndex"] == recorded.sequence
+    assert answer.told["EventID"] == recorded.envelope.id
+    assert answer.told["SerialNumber"].replace(":", "") == f"{chain[0].serial_number:x}"
+    assert (answer.told["Service"], answer.told["ServiceURI"]) == ("web", service_uri("web"))
+    assert (leaf.request_id, leaf.identity, leaf.name) == ("r1", WEB, "web")
+    assert recorded.envelope.subject == WEB
+    assert await served.faults() == []
+
+
+@pytest.mark.parametrize("body", [csr_pem(), csr(), request()], ids=["PEM", "DER", "JSON"])
+async def test_every_way_to_send_a_csr_is_answered(served: Datacenter, body: bytes) -> None:
+    assert (await served.ask(body)).code is None
+
+
+async def test_without_an_id_every_request_is_a_new_certificate(served: Datacenter) -> None:
+    body = csr_pem()
+
+    first, second = await served.ask(body), await served.ask(body)
+
+    assert first.told["SerialNumber"] != second.told["SerialNumber"]
+
+
+async def test_who_asked_is_recorded_as_the_server_says(served: Datacenter) -> None:
+    headers = {"Nats-Request-Info": json.dumps({"user": "UABC", "acc": "A1"})}
+    await served.nc.request(served.subjects.sign("service", "web"), csr_pem(), headers=headers)
+
+    [leaf] = await served.leaves()
+    assert leaf.requester == "UABC"
+
+
+async def test_many_at_once_share_entries(served: Datacenter) -> None:
+    """Group commit (architecture 3.3)."""
+    names = [f"service-{number}" for number in range(300)]
+    bodies = [request(name, request_id="r1") for name in names]
+    await served.ask(request())  # it serves
+
+    answers = await asyncio.gather(
+        *(served.ask(body, name=name) for name, body in zip(names, bodies, strict=True))
+    )
+
+    assert [answer.code for answer in answers] == [None] * 300
+    assert len({answer.told["LedgerSequence"] for answer in answers}) < 100
+    assert len(await served.leaves()) == 301
+    assert await served.faults() == []
+
+
+# --- request ids
+
+
+async def test_the_same_request_id_gets_the_same_bytes_for_ever(
+    dc: Datacenter, nats_server: NatsServer
+) -> None:
+    """From the signer's memory, from the index, and from another signer (failure F11)."""
+    body = request(request_id="r1")
+    async with dc.signer(await nats_server.client()) as first:
+        await dc.assign({first.run: ALL})
+        answers = [await dc.ask(body)]
+        answers.append(await dc.ask(body))
+        await all_stored(dc)
+        answers.append(await dc.ask(body))
+        async with dc.signer(await nats_server.client()) as second:
+            await dc.assign({second.run: ALL})
+            answers.append(await dc.ask(body))
+            answers.append(await dc.ask(b'{"request_id": "r1"}'))
+
+    assert {answer.body for answer in answers} == {answers[0].body}
+    assert answers[0].code is None
+    assert len(await dc.leaves()) == 1
+
+
+async def test_the_same_request_id_twice_at_once_is_one_certificate(served: Datacenter) -> None:
+    body = request(request_id="r1")
+
+    answers = await asyncio.gather(*(served.ask(body) for _ in range(20)))
+
+    assert {answer.body for answer in answers} == {answers[0].body}
+    assert len(await served.leaves()) == 1
+
+
+async def test_a_known_request_id_with_another_csr_is_a_conflict(served: Datacenter) -> None:
+    await served.ask(request(request_id="r1"))
+
+    conflict = await served.ask(request(request_id="r1", csr=csr_pem(key=leaf_key(number=1))))
+
+    assert conflict.code == "request_id_conflict"
+    assert len(await served.leaves()) == 1
+
+
+async def test_two_csrs_at_once_under_one_request_id_get_one_certificate(
+    served: Datacenter,
+) -> None:
+    bodies = [request(request_id="r1", csr=csr_pem(key=leaf_key(number=n))) for n in range(4)]
+
+    answers = await asyncio.gather(*(served.ask(body) for body in bodies))
+
+    assert Counter(answer.code for answer in answers) == {None: 1, "request_id_conflict": 3}
+    assert len(await served.leaves()) == 1
+
+
+async def test_a_request_id_belongs_to_its_identity(served: Datacenter) -> None:
+    web = await served.ask(request("web", request_id="r1"))
+    api = await served.ask(request("api", request_id="r1"), name="api")
+
+    assert (web.told["Service"], api.told["Service"]) == ("web", "api")
+
+
+async def test_a_look_up_of_an_unknown_id_is_not_found_and_no_refusal(served: Datacenter) -> None:
+    answer = await served.ask(b'{"request_id": "r1"}')
+    await served.ask(request())
+
+    assert answer.code == "not_found"
+    assert await served.refusals() == []
+
+
+# --- what is refused
+
+
+def san(*names: x509.GeneralName) -> bytes:
+    return csr(names=names)
+
+
+URI = x509.UniformResourceIdentifier(WEB)
+
+
+def bad_signature() -> bytes:
+    der = bytearray(csr())
+    der[-1] ^= 1
+    return bytes(der)
+
+
+HOSTILE = {
+    "garbage": (b"garbage", "malformed"),
+    "nothing": (b"", "malformed"),
+    "an array": (b"[" * 50_000, "malformed"),
+    "an unknown field": (b'{"request_id": "r1", "ttl": 1}', "malformed"),
+    "a body of 1 MB": (b"x" * 1_000_000, "too_large"),
+    "two URIs": (san(URI, x509.UniformResourceIdentifier(service_uri("db"))), "uri_count"),
+    "no URI": (san(), "uri_count"),
+    "an e-mail address": (san(URI, x509.RFC822Name("a@b.c")), "email_san"),
+    "a DNS name": (san(URI, x509.DNSName("web.example")), "san_not_allowed"),
+    "a foreign trust domain": (
+        csr(uri=service_uri("web", trust_domain="other.consul")),
+        "wrong_trust_domain",
+    ),
+    "a foreign datacenter": (csr(uri=service_uri("web", dc="dc2")), "wrong_datacenter"),
+    "another name than the subject's": (csr(uri=service_uri("db")), "identity_mismatch"),
+    "a bad signature": (bad_signature(), "bad_signature"),
+    "RSA-1024": (csr(key=leaf_key("rsa1024")), "key_not_allowed"),
+    "P-224": (csr(key=leaf_key("p224")), "key_not_allowed"),
+    "Ed25519": (csr(key=leaf_key("ed25519")), "key_not_allowed"),
+    "a bad request id": (request(request_id="a b"), "bad_request_id"),
+    "a long request id": (request(request_id="a" * 65), "bad_request_id"),
+}
+
+
+@pytest.mark.timeout(60)
+async def test_hostile_requests_get_the_one_code_and_the_signer_lives(served: Datacenter) -> None:
+    """Failures F1, F2, F3, F13, F19."""
+    for what, (body, code) in HOSTILE.items():
+        answer = await served.ask(body)
+        assert (what, answer.code) == (what, code)
+        assert answer.headers["Nats-Service-Error-Code"] == code
+        assert answer.headers["Nats-Service-Error"]
+
+    assert (await served.ask(request(request_id="r1"))).code is None
+    assert len(await served.leaves()) == 1
+
+
+@pytest.mark.parametrize(
+    "token", ["%77eb", "a%2eb", "s%c3%bcd", "%ff", "süd", "a.b", "web.x.y", "w%", "a!b"]
+)
+async def test_a_name_that_is_not_in_its_one_spelling_is_bad_name(
+    served: Datacenter, token: str
+) -> None:
+    answer = await served.ask(csr_pem(), subject=f"ca.dc1.sign.service.{token}")
+
+    assert answer.code == "bad_name"
+
+
+@pytest.mark.parametrize("tokens", ["agent.node1", "gateway", "server", "nonsense", "a.b.c.d"])
+async def test_what_is_no_service_is_bad_name_for_now(served: Datacenter, tokens: str) -> None:
+    assert (await served.ask(csr_pem(), subject=f"ca.dc1.sign.{tokens}")).code == "bad_name"
+
+
+async def test_refusals_are_on_the_ledger_without_what_was_sent(served: Datacenter) -> None:
+    secret = "do-not-record-me"
+    await served.ask(json.dumps({"csr": secret, "request_id": "r1"}).encode())
+    refusals = await until(served.refusals)
+
+    [refused] = refusals
+    assert isinstance(refused, LeafRefused)
+    assert (refused.code, refused.request_id, refused.identity) == ("malformed", "r1", WEB)
+    assert all(secret.encode() not in event.raw for event in await served.events())
+
+
+async def test_a_flood_of_refusals_is_summed(dc: Datacenter, nats_server: NatsServer) -> None:
+    flood = 500
+    async with dc.signer(await nats_server.client()) as signer:
+        await dc.assign({signer.run: ALL})
+        await dc.ask(request())
+        began = asyncio.get_running_loop().time()
+        answers = await asyncio.gather(*(dc.ask(b"garbage") for _ in range(flood)))
+        seconds = asyncio.get_running_loop().time() - began
+        signer.signer.settle()
+
+        async def counted() -> list[LeafRefusalsCounted]:
+            return [r for r in await dc.refusals() if isinstance(r, LeafRefusalsCounted)]
+
+        await until(counted)
+        await dc.ask(request())  # whatever waited rode along
+        refusals = await dc.refusals()
+
+    assert {answer.code for answer in answers} == {"malformed"}
+    one_by_one = [r for r in refusals if isinstance(r, LeafRefused)]
+    summed = [c for r in refusals if isinstance(r, LeafRefusalsCounted) for c in r.counts]
+    assert 0 < len(one_by_one) <= RECORDED_PER_SECOND * (seconds + 2)
+    assert len(one_by_one) + sum(count.count for count in summed) == flood
+
+
+async def test_nothing_is_sent_where_no_inbox_is(served: Datacenter) -> None:
+    """NATS does not check a sender's reply subject (architecture 6.1)."""
+    before = await served.ledger.last_sequence()
+    for reply in ("ca.dc1.ledger.authority", "ca.dc1.ledger.leaves.x", "$KV.CA_LEASES_dc1.leader"):
+        await served.nc.publish(
+            served.subjects.sign("service", "web"), request(request_id="r1"), reply=reply
+        )
+    answer = await served.ask(request(request_id="r2"))
+
+    [leaf] = await served.leaves()
+    assert leaf.request_id == "r2"
+    assert answer.told["LedgerSequence"] == before + 1
+
+
+async def test_the_rate_limit_is_consuls(dc: Datacenter, nats_server: NatsServer) -> None:
+    names = [f"service-{number}" for number in range(30)]
+    bodies = [request(name, request_id="r1") for name in names]
+    first = request(request_id="first")
+    async with dc.signer(await nats_server.client()) as signer:
+        await dc.assign({signer.run: ALL}, rate=10)
+        await dc.ask(first)
+        answers = await asyncio.gather(
+            *(
+                ask_once(dc.nc, dc.subjects.sign("service", name), body)
+                for name, body in zip(names, bodies, strict=True)
+            )
+        )
+        again = await dc.ask(first)
+        await dc.assign({signer.run: ALL}, rate=0)
+
+        async def unlimited() -> bool:
+            found = await asyncio.gather(*(dc.ask(csr_pem()) for _ in range(10)))
+            return all(answer.code is None for answer in found)
+
+        await until(unlimited)
+
+    codes = Counter(answer.code for answer in answers)
+    assert codes[None] >= 4
+    assert codes["rate_limited"] >= 15
+    limited = next(answer for answer in answers if answer.code == "rate_limited")
+    assert limited.told["error"]["message"] == "Rate limit reached, try again later"
+    assert limited.told["error"]["retry_after"] > 0
+    assert again.code is None  # what was issued before costs no turn
+
+
+# --- grants and partitions
+
+
+async def test_what_comes_before_the_projections_are_there_waits_and_is_bounded(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """Failures F10, F16: nothing is decided on an index that may lack what came before."""
+    nc = await nats_server.client()
+    dc = await Datacenter.begin(nc, tmp_path)
+    async with dc.signer(await nats_server.client()) as signer:
+        await dc.assign({signer.run: ALL})
+
+        async def hears() -> bool:
+            state = await dc.state()
+            return signer.run in state.signers and signer.signer.holding > 0
+
+        first = asyncio.create_task(dc.ask(request(request_id="r1")))
+        await until(hears)
+        flood = [
+            asyncio.create_task(
+                ask_once(nc, dc.subjects.sign("service", "web"), b'{"request_id": "x"}')
+            )
+            for _ in range(HELD_MAX + 100)
+        ]
+        done, _ = await asyncio.wait(flood, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        assert {task.result().code for task in done} == {"not_ready"}
+        assert next(iter(done)).result().told["error"]["retry_after"] > 0
+        assert not first.done()
+        async with dc.replicator():
+            assert (await first).code is None
+            answers = await asyncio.gather(*flood)
+
+    codes = Counter(answer.code for answer in answers)
+    assert codes["not_ready"] >= 100
+    assert set(codes) <= {"not_ready", "not_found"}
+    assert len(await dc.leaves()) == 1
+
+
+async def test_while_the_index_is_gone_nothing_is_issued_twice(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    dc = await Datacenter.begin(await nats_server.client(), tmp_path)
+    body = request(request_id="r1")
+    async with dc.signer(await nats_server.client()) as signer:
+        async with dc.replicator():
+            await dc.assign({signer.run: ALL})
+            before = await dc.ask(body)
+            await all_stored(dc)
+            await dc.ask(body)  # the signer's memory of it is gone now
+        for file in tmp_path.glob("projections.sqlite*"):
+            file.unlink()
+        waiting = asyncio.create_task(dc.ask(body))
+
+        async def held() -> bool:
+            return signer.signer.holding > 0
+
+        await until(held)
+        async with dc.replicator():
+            assert (await waiting).body == before.body
+
+    assert len(await dc.leaves()) == 1
+
+
+async def test_partitions_that_move_under_load_lose_nothing_and_double_nothing(
+    dc: Datacenter, nats_server: NatsServer
+) -> None:
+    names = [f"service-{number}" for number in range(150)]
+    bodies = {name: request(name, request_id="r1") for name in names}
+    async with AsyncExitStack() as stack:
+        one, two = [
+            (await stack.enter_async_context(dc.signer(await nats_server.client()))).run
+            for _ in range(2)
+        ]
+        await dc.assign({one: ALL})
+        asking = [asyncio.create_task(dc.ask(bodies[name], name=name)) for name in names]
+        again = [asyncio.create_task(dc.ask(bodies[name], name=name)) for name in names]
+        for turn in range(12):
+            mine = [p for p in ALL if (p + turn) % 3 == 0]
+            await dc.assign({one: mine, two: [p for p in ALL if p not in mine]})
+            await asyncio.sleep(0.02)
+        answers = await asyncio.gather(*asking)
+        repeated = await asyncio.gather(*again)
+
+    assert [answer.code for answer in answers] == [None] * len(names)
+    assert [answer.body for answer in answers] == [answer.body for answer in repeated]
+    assert Counter(leaf.name for leaf in await dc.leaves()) == dict.fromkeys(names, 1)
+    assert await dc.faults() == []
+
+
+async def test_a_signer_without_a_grant_is_silent_also_where_no_mapping_took_it(
+    dc: Datacenter, nats_server: NatsServer
+) -> None:
+    others = [p for p in ALL if p != partition("web")]
+    async with AsyncExitStack() as stack:
+        owner = await stack.enter_async_context(dc.signer(await nats_server.client()))
+        other = await stack.enter_async_context(dc.signer(await nats_server.client()))
+        await dc.assign({owner.run: [partition("web")], other.run: others})
+        issued = await dc.ask(request(request_id="r1"))
+        unmapped = await dc.ask(csr_pem(), subject="ca.dc1.sign.a.b.c")
+
+    assert (issued.code, unmapped.code) == (None, "bad_name")
+    [leaf] = await dc.leaves()
+    assert leaf.signer == owner.run
+
+
+async def test_after_a_new_grant_what_was_signed_under_the_old_one_never_leaves(
+    dc: Datacenter, nats_server: NatsServer
+) -> None:
+    """The append is refused; the request is decided anew, under the new grant."""
+    body = request(request_id="r1")
+    async with dc.signer_process(
+        nats_server.url, CALEDGER_TESTING_STOP_AT="signer.signed=STOP"
+    ) as signer:
+        old = await dc.assign({signer.run: ALL})
+        asking = asyncio.create_task(dc.ask(body))
+        await until(signer.is_stopped)
+        new = await dc.assign({signer.run: ALL}, rate=1000)
+        for _ in range(20):  # it stops at every signature that it makes
+            signer.go_on()
+            await asyncio.sleep(0.05)
+            if asking.done():
+                break
+        answer = await asking
+
+    [leaf] = await dc.leaves()
+    assert leaf.grant_sequence == new + 1 > old + 1
+    assert answer.told["SerialNumber"].replace(":", "") == leaf.serial
+    assert await dc.faults() == []
+
+
+async def test_a_signer_stopped_between_signing_and_appending_while_its_partitions_move(
+    dc: Datacenter, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """One certificate; the stopped signer's own append is refused, and it says nothing."""
+    body = request(request_id="r1")
+    once = tmp_path / "once"
+    async with (
+        dc.signer_process(
+            nats_server.url,
+            CALEDGER_TESTING_STOP_AT="signer.signed=STOP",
+            CALEDGER_TESTING_ONCE=str(once),
+        ) as stopped,
+        dc.signer(await nats_server.client()) as heir,
+    ):
+        await dc.assign({stopped.run: ALL})
+        asking = asyncio.create_task(dc.ask(body))
+        await until(stopped.is_stopped)
+        await dc.assign({heir.run: ALL})
+        answer = await asking
+        await asyncio.sleep(4)  # past the server's patience with a silent connection
+        stopped.go_on()
+        answers = [await dc.ask(body) for _ in range(20)]
+        await dc.assign({stopped.run: [0], heir.run: [p for p in ALL if p != 0]})
+        name = next(f"s{n}" for n in range(1000) if partition(f"s{n}") == 0)
+        after = await dc.ask(request(name, request_id="r2"), name=name)
+
+    assert {each.body for each in answers} == {answer.body}
+    assert after.code is None  # it lives, and serves under a new grant
+    leaves = await dc.leaves()
+    assert [(leaf.name, leaf.signer) for leaf in leaves] == [
+        ("web", heir.run),
+        (name, stopped.run),
+    ]
+    assert await dc.faults() == []
+
+
+@pytest.mark.parametrize("step", ["checked", "signed", "appended"])
+async def test_a_signer_killed_between_two_steps_leaves_exactly_one_certificate(
+    dc: Datacenter, nats_server: NatsServer, step: str
+) -> None:
+    """Failure F5: the client's retry gets it from the next run."""
+    body = request(request_id="r1")
+    async with dc.signer_process(
+        nats_server.url, CALEDGER_TESTING_STOP_AT=f"signer.{step}=KILL"
+    ) as killed:
+        await dc.assign({killed.run: ALL})
+        asking = asyncio.create_task(dc.ask(body))
+        await until(killed.is_dead)
+        recorded = len(await dc.leaves())
+        async with dc.signer(await nats_server.client()) as successor:
+            await dc.assign({successor.run: ALL})
+            answer = await asking
+
+    assert recorded == (1 if step == "appended" else 0)
+    [leaf] = await dc.leaves()
+    assert leaf.signer == (killed.run if step == "appended" else successor.run)
+    assert answer.told["SerialNumber"].replace(":", "") == leaf.serial
+    assert await dc.faults() == []
+
+
+async def test_a_server_that_is_killed_and_comes_back_is_survived(
+    dc: Datacenter, nats_server: NatsServer
+) -> None:
+    names = [f"service-{number}" for number in range(40)]
+    async with dc.signer(await nats_server.client()) as signer:
+        await dc.assign({signer.run: ALL})
+        acknowledged: dict[str, Answer] = {}
+
+        async def ask(name: str) -> None:
+            acknowledged[name] = await dc.ask(request(name, request_id="r1"), name=name)
+
+        for number in range(0, 40, 10):
+            tasks = [asyncio.create_task(ask(name)) for name in names[number : number + 10]]
+            await asyncio.sleep(0.01)
+            nats_server.kill()
+            nats_server.start()
+            await nats_server.ready()
+            await asyncio.gather(*tasks)
+
+    serials = {leaf.serial for leaf in await dc.leaves()}
+    assert {a.told["SerialNumber"].replace(":", "") for a in acknowledged.values()} == serials
+    assert len(serials) == 40
+    assert await dc.faults() == []
