@@ -6,15 +6,17 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
 from events.leaves import LeafRefusalsCounted, LeafRefused
+from projections import store
 from projections.issuance import IssuanceReader
 from services.signer.refused import RECORDED_PER_SECOND
 from services.signer.signer import HELD_MAX
@@ -350,15 +352,15 @@ async def test_what_comes_before_the_projections_are_there_waits_and_is_bounded(
         await dc.assign({signer.run: ALL})
 
         async def hears() -> bool:
-            state = await dc.state()
-            return signer.run in state.signers and signer.signer.holding > 0
+            with suppress(NatsError, TimeoutError):
+                await nc.request(subject, b'{"request_id": "x"}', timeout=0.05)
+            return signer.signer.holding > 0
 
-        first = asyncio.create_task(dc.ask(request(request_id="r1")))
+        subject = dc.subjects.sign("service", "web")
         await until(hears)
+        first = asyncio.create_task(ask_once(nc, subject, request(request_id="r1")))
         flood = [
-            asyncio.create_task(
-                ask_once(nc, dc.subjects.sign("service", "web"), b'{"request_id": "x"}')
-            )
+            asyncio.create_task(ask_once(nc, subject, b'{"request_id": "x"}'))
             for _ in range(HELD_MAX + 100)
         ]
         done, _ = await asyncio.wait(flood, timeout=30, return_when=asyncio.FIRST_COMPLETED)
@@ -386,8 +388,7 @@ async def test_while_the_index_is_gone_nothing_is_issued_twice(
             before = await dc.ask(body)
             await all_stored(dc)
             await dc.ask(body)  # the signer's memory of it is gone now
-        for file in tmp_path.glob("projections.sqlite*"):
-            file.unlink()
+        store.delete(dc.projections)
         waiting = asyncio.create_task(dc.ask(body))
 
         async def held() -> bool:
