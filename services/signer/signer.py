@@ -9,35 +9,32 @@ from typing import Final
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 
 from events.envelope import NewEvent
 from events.leaves import LeafRefusalsCounted, LeafRefused
 from events.log import ConflictError, Ledger, LedgerError, NotAcceptedError, UnreachableError
 from events.subjects import Subjects
-from projections.authority import AuthorityState, SignerGrant
 from projections.issuance import IssuanceReader, IssuedLeaf, WentBackError
 from services.breakpoints import reached
 from services.clock import Clock, Entropy
-from services.following import AuthorityFollower
-from services.issued import issued_cert
 from services.keys.interface import KeyStore
 from services.refusals import RefusedError
-from services.signer import decide, holdings
-from services.signer.answer import refusal
+from services.signer import decide
 from services.signer.batch import GroupCommit
 from services.signer.desk import Desk
-from services.signer.holdings import Holdings
+from services.signer.grantee import Grantee
+from services.signer.held import Held
+from services.signer.holdings import Standing
 from services.signer.limits import RateLimit
 from services.signer.memory import Memory
+from services.signer.pending import Pending
 from services.signer.refused import RefusalRecord
+from services.signer.replies import Replies
 from services.signer.subscriptions import Subscriptions
-from services.signer.work import REPLIES_MAX, Signed, Work, body_of, may_answer
+from services.signer.work import Signed, Work, body_of, may_answer
 from services.stamping import Stamper, source
 from services.waiting import cancelled
 
-HELD_MAX: Final = 2_048  # requests that wait for the node's projections
-HELD_SECONDS_MAX: Final = 5.0
 GATE_SECONDS: Final = 0.005  # between two looks at the projections while requests are held
 TICK_SECONDS: Final = 0.1
 FOLLOW_SECONDS: Final = 1.0  # between two looks at `authority` that nothing asked for
@@ -54,7 +51,7 @@ class GrantOvertakenError(LedgerError):
 class Signer:
     """One run of a signer. Everything that it knows comes from the ledger and the index.
 
-    `alive` says whether this run may still speak: it holds its lease.
+    `alive` says whether this run may still act: it holds its lease.
     """
 
     def __init__(
@@ -76,6 +73,9 @@ class Signer:
         self._clock = clock
         self._run = run
         self._alive = alive
+        self._live_authority = subjects.live_authority
+        # what it knows
+        self._memory = Memory(index)
         self._stamper = Stamper(source(subjects.datacenter, "signer", node), clock, entropy)
         self._desk = Desk(
             subjects=subjects,
@@ -85,22 +85,27 @@ class Signer:
             clock=clock,
             entropy=entropy,
         )
-        self._follower = AuthorityFollower(ledger, subjects.datacenter, folded=self._folded)
-        self._following = asyncio.Lock()
-        self._grants: list[SignerGrant | None] = []  # as each authority entry left it
-        self._holdings = Holdings()
-        self._moved = asyncio.Event()
-        self._withdrawn = asyncio.Event()
-        self._gated = asyncio.Event()
-        self._memory = Memory(index)
+        self._grantee = Grantee(
+            ledger, subjects.datacenter, run=run, desk=self._desk, memory=self._memory
+        )
         self._limit = RateLimit()
         self._refusals = RefusalRecord(run, clock.now())
+        self._replies = Replies(
+            nc=nc,
+            desk=self._desk,
+            grantee=self._grantee,
+            refusals=self._refusals,
+            clock=clock,
+            alive=alive,
+        )
         self._subscriptions = Subscriptions(nc, subjects, self._hear)
-        self._live_authority = subjects.live_authority
         self._group = GroupCommit[Work, Signed](prepare=self._prepare, commit=self._commit)
-        self._held: list[Work] = []
-        self._pending: dict[tuple[str, str], Work] = {}  # by identity and request id
+        self._held = Held()
+        self._pending = Pending()
         self._turns: set[asyncio.Task[None]] = set()
+        self._moved = asyncio.Event()
+        self._gated = asyncio.Event()
+        self._withdrawn = asyncio.Event()
         self._closing = False
 
     # --- the shell
@@ -148,7 +153,8 @@ class Signer:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             await self._subscriptions.tidy()
-            await self._give_up_held()
+            for work in self._held.late(asyncio.get_running_loop().time()):
+                await self._refuse(work, _busy("this node's projections are behind"))
             if self._refusals.sum_is_due(self._clock.now()):
                 self._group.nudge()
 
@@ -156,9 +162,6 @@ class Signer:
 
     async def _authority_moved(self, _: Msg) -> None:
         self._moved.set()
-
-    def _folded(self, state: AuthorityState) -> None:
-        self._grants.append(state.signers.get(self._run))
 
     async def _follow_for_ever(self) -> None:
         while True:
@@ -177,69 +180,37 @@ class Signer:
         """Fold `authority`, and take up what it says of this run.
 
         What it gains is subscribed to at once and held back until it may be served; what it lost is
-        heard a little longer, in silence.
+        heard a little longer, in silence. Raises as `run` does.
         """
-        async with self._following:
-            before = self._follower.state.position
-            state = await self._follower.catch_up()
-            if not self._grants and state.position == before:
-                return
-            held = self._holdings
-            for grant in self._grants:
-                held = holdings.changed(held, grant)
-            self._grants.clear()
-            await self._desk.take_up(state, held)
-            if held is not self._holdings:
-                _log.info(
-                    "grant",
-                    sequence=held.grant_sequence,
-                    partitions=len(held.partitions),
-                    to_wait_for=len(held.gates),
-                    rate_per_second=held.rate_per_second,
-                )
-            self._holdings = held
-            self._limit.change(held.rate_per_second)
-            await self._subscriptions.listen(held.partitions)
-            if held.grant_sequence > 0:
-                self._withdrawn.clear()
-            else:
-                self._withdrawn.set()
-            self._gated.set()
+        if not await self._grantee.follow():
+            return
+        held = self._grantee.holdings
+        self._limit.change(held.rate_per_second)
+        await self._subscriptions.listen(held.partitions)
+        if held.grant_sequence > 0:
+            self._withdrawn.clear()
+        else:
+            self._withdrawn.set()
+        self._gated.set()
 
     # --- what has to wait for the index
 
     async def _open_gates(self) -> None:
         while True:
             await self._gated.wait()
-            self._release()
-            if not self._holdings.gates and not self._held:
+            all_open = self._grantee.open_gates()
+            self._group.put_first(self._held.release(self._standing))
+            if all_open and not self._held:
                 self._gated.clear()
             await asyncio.sleep(GATE_SECONDS)
 
-    def _release(self) -> None:
-        """Let those requests go on that need not be held any more."""
-        self._holdings = self._memory.known(self._holdings)
-        held, self._held = self._held, []
-        self._group.put_first([w for w in held if self._standing(w) != "held"])
-        self._held = [w for w in held if self._standing(w) == "held"]
-
-    def _standing(self, work: Work) -> holdings.Standing:
-        place = holdings.standing(self._holdings, work.partition)
-        return "held" if place == "served" and self._memory.lost else place
+    def _standing(self, work: Work) -> Standing:
+        return self._grantee.standing(work.partition)
 
     async def _hold(self, work: Work) -> None:
-        if len(self._held) >= HELD_MAX:
+        self._gated.set()
+        if not self._held.add(work):
             await self._refuse(work, _busy("too many requests wait for this node's projections"))
-        else:
-            self._held.append(work)
-            self._gated.set()
-
-    async def _give_up_held(self) -> None:
-        limit = asyncio.get_running_loop().time() - HELD_SECONDS_MAX
-        late = [work for work in self._held if work.heard < limit]
-        self._held = [work for work in self._held if work.heard >= limit]
-        for work in late:
-            await self._refuse(work, _busy("this node's projections are behind"))
 
     # --- requests
 
@@ -264,84 +235,76 @@ class Signer:
                 pass  # silence: its own signer answers
 
     async def _prepare(self, chunk: Sequence[Work]) -> list[Signed]:
-        """Decide some requests: answered, refused, held, dropped, or signed and not recorded."""
-        readable = [work for work in chunk if await self._read(work)]
+        """Decide some requests: answered, refused, held, dropped, or signed and not recorded.
+
+        All on one look at the index, and under the grant of that moment: a partition that comes
+        afterwards may hold what was not seen.
+        """
+        works = [work for work in chunk if await self._read(work)]
         try:
-            known = self._memory.look_up([work.key for work in readable if work.key is not None])
+            known = self._memory.look_up([work.key for work in works if work.key is not None])
         except WentBackError:
-            for work in readable:
+            for work in works:
                 await self._hold(work)
             return []
+        grant_sequence = self._grantee.holdings.grant_sequence
+        places = [self._standing(work) for work in works]
         signed = []
-        for work in readable:
-            try:
-                one = await self._decide(work, known.get(work.key) if work.key else None)
-            except RefusedError as refused:
-                await self._refuse(work, refused)
-            else:
-                signed += [one] if one is not None else []
+        for number, (work, place) in enumerate(zip(works, places, strict=True)):
+            if self._grantee.holdings.grant_sequence != grant_sequence:
+                self._group.put_first(works[number:])
+                break
+            if place == "foreign" or not self._alive():
+                self._pending.end(work)
+            elif place == "held":
+                await self._hold(work)
+            elif one := await self._decide(work, known.get(work.key) if work.key else None):
+                signed.append(one)
         if signed:
             reached("signer.signed")
         return signed
 
     async def _read(self, work: Work) -> bool:
-        """Find out what is asked for; False where that is all that is to be done."""
-        if work.request is None:
-            try:
-                self._desk.read(work)
-            except RefusedError as refused:
-                if self._standing(work) != "foreign":
-                    await self._refuse(work, refused)
-                return False
+        """Find out what is asked for; False where that is refused."""
+        if work.request is not None:
+            return True
+        try:
+            self._desk.read(work)
+        except RefusedError as refused:
+            if self._standing(work) != "foreign":
+                await self._refuse(work, refused)
+            return False
         return True
 
     async def _decide(self, work: Work, known: IssuedLeaf | None) -> Signed | None:
-        """Decide one request on what the ledger holds for it.
-
-        From here to the signature nothing else runs: the grant is the one that the partition was
-        looked for in.
-        """
-        place = self._standing(work)
-        if place == "foreign" or not self._alive():
-            self._forget(work)
+        """Answer, refuse, let wait for its turn or for another's answer; or sign."""
+        try:
+            if self._pending.join(work):
+                return None
+            assert work.request is not None
+            if work.key is not None:
+                known = self._memory.recent(work.key) or known
+            before = decide.repeated(work.request, work.csr_sha256, known)
+            if before is not None:
+                self._pending.end(work)
+                await self._replies.issued(work, before)
+                return None
+            if self._memory.full:
+                raise _busy("this node's projections are too far behind")
+            self._pending.begin(work)
+            self._desk.check(work)
+            reached("signer.checked")
+            if self._limit.off or work.admitted:
+                return await self._desk.sign(
+                    work, grant_sequence=self._grantee.holdings.grant_sequence
+                )
+        except RefusedError as refused:
+            await self._refuse(work, refused)
             return None
-        if place == "held":
-            await self._hold(work)
-            return None
-        if self._joined(work):
-            return None
-        assert work.request is not None
-        if work.key is not None:
-            known = self._memory.recent(work.key) or known
-        before = decide.repeated(work.request, work.csr_sha256, known)
-        if before is not None:
-            self._forget(work)
-            await self._answer(work, before)
-            return None
-        if self._memory.full:
-            raise _busy("this node's projections are too far behind")
-        if work.key is not None:
-            self._pending[work.key] = work
-        self._desk.check(work)
-        reached("signer.checked")
-        if self._limit.off or work.admitted:
-            return await self._desk.sign(work, grant_sequence=self._holdings.grant_sequence)
         turn = asyncio.create_task(self._turn(work))
         self._turns.add(turn)
         turn.add_done_callback(self._turns.discard)
         return None
-
-    def _joined(self, work: Work) -> bool:
-        """Let a request wait for the answer to an earlier one of its request id."""
-        first = self._pending.get(work.key) if work.key is not None else None
-        if first is None or first is work:
-            return False
-        assert work.request is not None
-        if work.request.csr_der is not None:
-            decide.same_csr(work.request.request_id, work.csr_sha256, first.csr_sha256)
-        room = REPLIES_MAX - len(first.replies)
-        first.replies += [reply for reply in work.replies if reply not in first.replies][:room]
-        return True
 
     async def _turn(self, work: Work) -> None:
         try:
@@ -352,6 +315,12 @@ class Signer:
             work.admitted = True
             self._group.put_first([work])
 
+    async def _refuse(self, work: Work, refused: RefusedError) -> None:
+        self._pending.end(work)
+        await self._replies.refused(work, refused)
+        if self._refusals.waiting:
+            self._group.nudge()
+
     # --- recording
 
     async def _commit(self, group: Sequence[Signed]) -> None:
@@ -359,11 +328,10 @@ class Signer:
 
         A signature of another grant than the current one is dropped, and its request decided anew.
         """
-        grant_sequence = self._holdings.grant_sequence
+        grant_sequence = self._grantee.holdings.grant_sequence
         stale = [one.work for one in group if one.leaf.grant_sequence != grant_sequence]
-        if stale:
-            self._group.put_first(stale)
-            group = [one for one in group if one.leaf.grant_sequence == grant_sequence]
+        self._group.put_first(stale)
+        group = [one for one in group if one.leaf.grant_sequence == grant_sequence]
         refusals = self._refusals_to_record(grant_sequence)
         events = [one.event for one in group] + [self._stamp(one) for one in refusals]
         if not events:
@@ -378,20 +346,20 @@ class Signer:
             self._group.put_first([one.work for one in group])
         except NotAcceptedError as error:
             _log.error("the ledger does not accept what was signed; dropped", error=str(error))
+            self._refusals.put_back(refusals)
             for one in group:
-                await self._refuse(one.work, _busy("the ledger does not accept new certificates"))
+                await self._refuse(one.work, _busy("the ledger accepts no certificates now"))
         else:
             if group:
                 reached("signer.appended")
-            await self._reply(group, appended.sequence)
-            if group:
+                await self._reply(group, appended.sequence)
                 reached("signer.replied")
 
     async def _overtaken(self, conflict: ConflictError, grant_sequence: int) -> None:
         """Learn of the grant that came before our append: signatures under the old one are void."""
         _log.info("append refused: the grant has changed", reason=str(conflict))
         await self.follow()
-        if self._holdings.grant_sequence == grant_sequence:
+        if self._grantee.holdings.grant_sequence == grant_sequence:
             raise GrantOvertakenError(f"{conflict}, but no authority entry says so")
 
     def _refusals_to_record(self, grant_sequence: int) -> list[LeafRefused | LeafRefusalsCounted]:
@@ -408,60 +376,13 @@ class Signer:
         identity = event.identity if isinstance(event, LeafRefused) else None
         return self._stamper.stamp(event, subject=identity or self._run)
 
-    # --- replies
-
     async def _reply(self, group: Sequence[Signed], sequence: int) -> None:
-        if not group:
-            return
-        reached("signer.appended")
-        issued = [
-            IssuedLeaf(
-                sequence=sequence,
-                position=position,  # leaves stand first in their entry
-                event_id=one.event.id,
-                leaf=one.leaf,
-                irregular=None,
-            )
-            for position, one in enumerate(group)
-        ]
+        issued = [one.issued(sequence, position) for position, one in enumerate(group)]
         for one, now in zip(group, issued, strict=True):
             self._memory.remember(now)  # before the first reply lets anyone ask again
-            self._forget(one.work)
+            self._pending.end(one.work)
         for one, now in zip(group, issued, strict=True):
-            await self._answer(one.work, now)
-        reached("signer.replied")
-
-    async def _answer(self, work: Work, issued: IssuedLeaf) -> None:
-        issuer = self._follower.state.issuers.get(issued.leaf.issuer_key_id)
-        if issuer is None:  # the index is ahead of our fold
-            await self._refuse(work, _busy("the issuer is not known here yet"))
-            return
-        body = issued_cert(
-            issued.leaf, sequence=issued.sequence, event_id=issued.event_id, issuer=issuer
-        )
-        await self._send(work, body)
-
-    async def _refuse(self, work: Work, refused: RefusedError) -> None:
-        """Tell why not, at once, and have it recorded: nothing was signed that could be lost."""
-        self._forget(work)
-        if refused.code != "not_found":  # a look-up that finds nothing was answered, not refused
-            self._refusals.add(self._desk.refusal(work, refused), self._clock.now())
-            if self._refusals.waiting:
-                self._group.nudge()
-        body, headers = refusal(refused)
-        await self._send(work, body, headers)
-
-    async def _send(self, work: Work, body: bytes, headers: dict[str, str] | None = None) -> None:
-        for reply in work.replies:
-            try:
-                await self._nc.publish(reply, body, headers=headers)
-            except NatsError as error:  # who asked asks again, under the same request id
-                _log.warning("an answer could not be sent", error=str(error) or repr(error))
-
-    def _forget(self, work: Work) -> None:
-        """Nobody waits for this work any more."""
-        if work.key is not None and self._pending.get(work.key) is work:
-            del self._pending[work.key]
+            await self._replies.issued(one.work, now)
 
 
 def _busy(message: str) -> RefusedError:

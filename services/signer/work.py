@@ -10,10 +10,10 @@ import msgspec
 
 from events.envelope import NewEvent
 from events.leaves import LeafIssued
+from projections.issuance import IssuedLeaf
 from services.pki.csr import CheckedCsr
 from services.signer.request import BODY_BYTES_MAX, SignRequest
 
-REPLIES_MAX: Final = 64  # to one request id that is asked for again while it is worked on
 REPLY_PREFIXES: Final = ("_R_.", "_INBOX.")
 REQUEST_INFO: Final = "Nats-Request-Info"
 EVENT_BYTES: Final = 1_500  # of an event, its certificate apart
@@ -64,6 +64,16 @@ class Signed:
 
     def __post_init__(self) -> None:
         self.size = EVENT_BYTES + len(self.leaf.certificate) * 4 // 3
+
+    def issued(self, sequence: int, position: int) -> IssuedLeaf:
+        """Return what it is once the entry at `sequence` is durable that it is in."""
+        return IssuedLeaf(
+            sequence=sequence,
+            position=position,
+            event_id=self.event.id,
+            leaf=self.leaf,
+            irregular=None,
+        )
 
 
 class _RequestInfo(msgspec.Struct):

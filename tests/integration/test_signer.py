@@ -18,8 +18,8 @@ from nats.errors import Error as NatsError
 from events.leaves import LeafRefusalsCounted, LeafRefused
 from projections import store
 from projections.issuance import IssuanceReader
+from services.signer.held import HELD_MAX
 from services.signer.refused import RECORDED_PER_SECOND
-from services.signer.signer import HELD_MAX
 from tests.factories import WEB, csr, csr_pem, leaf_key, service_uri
 from tests.integration.signing import ALL, Answer, Datacenter, partition, request, until
 from tests.nats import NatsServer
