@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from typing import Final
@@ -10,11 +11,14 @@ import structlog
 from nats.aio.client import Client
 
 from events.ledger import JetStreamLedger
+from events.log import LedgerError
 from events.subjects import Subjects
 from services import streams, transport
 from services.config import NodeConfig
 
-CONNECTION_LOST: Final = 3  # exit code: the world failed, start it again (services.process.Ended)
+# Exit codes, as in services.process.Ended.
+NOT_DURABLE: Final = 1  # starting it again does not help
+CONNECTION_LOST: Final = 3  # start it again
 
 _log = structlog.get_logger()
 
@@ -33,15 +37,25 @@ async def open_worker(config: NodeConfig, worker: str, *, wait: bool = True) -> 
 
     Waits for a server that is not there yet; without `wait` raises UnreachableError. Raises
     SetupError where an acknowledged write could be lost, or where a stream is missing or differs
-    from what `caledger init` made: no worker ever makes one.
+    from what `caledger init` made: no worker ever makes one. Durability is checked again after each
+    reconnect: a server may come back with other settings, and then the process ends.
     """
     subjects = Subjects(config.datacenter)
+    checks: set[asyncio.Task[None]] = set()
+
+    async def reconnected() -> None:
+        # nats-py waits for this before it goes on, and the check needs it to go on.
+        check = asyncio.create_task(_still_durable(nc, subjects))
+        checks.add(check)
+        check.add_done_callback(checks.discard)
+
     nc = await transport.connect(
         config.nats.servers,
         creds=config.creds_file(worker),
         ca=config.nats.ca,
         name=f"{worker} {config.node}",
         on_closed=_end_process,
+        on_reconnected=reconnected,
         wait=wait,
     )
     try:
@@ -51,6 +65,16 @@ async def open_worker(config: NodeConfig, worker: str, *, wait: bool = True) -> 
         await nc.close()
         raise
     return Worker(nc=nc, subjects=subjects, ledger=JetStreamLedger(nc, subjects))
+
+
+async def _still_durable(nc: Client, subjects: Subjects) -> None:
+    try:
+        await streams.check_durability(nc, subjects)
+    except streams.SetupError as error:
+        if isinstance(error.__cause__, LedgerError):
+            return  # it is away again; the next reconnect asks again
+        _log.error("ending: what would be acknowledged could be lost", error=str(error))
+        os._exit(NOT_DURABLE)
 
 
 def _end_process() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,6 +69,7 @@ async def connect(
     name: str,
     on_permission_error: Callable[[str], None] | None = None,
     on_closed: Callable[[], None] | None = None,
+    on_reconnected: Callable[[], Awaitable[None]] | None = None,
     wait: bool = False,
 ) -> Client:
     """Return a connection that reconnects for ever, until it is closed.
@@ -79,7 +80,8 @@ async def connect(
 
     `on_permission_error` hears the subject of every publish or subscription that was refused.
     `on_closed` is called when the connection has ended for good, and not by `close`: the server
-    said that it must (a user revoked or expired). `wait`: try for ever, and say so.
+    said that it must (a user revoked or expired). `on_reconnected` is awaited after each reconnect.
+    `wait`: try for ever, and say so.
 
     Raises SetupError, and (not with `wait`) UnreachableError, NotSecureError or NotPermittedError.
     """
@@ -88,7 +90,7 @@ async def connect(
     log = _log.bind(connection=name)
 
     async def once() -> Client:
-        client = _Client(route, log, on_permission_error, on_closed)
+        client = _Client(route, log, on_permission_error, on_closed, on_reconnected)
         await client.open(creds=creds, inbox_prefix=prefix, name=name)
         return client
 
@@ -115,12 +117,14 @@ class _Client(Client):
         log: structlog.typing.FilteringBoundLogger,
         on_permission_error: Callable[[str], None] | None,
         on_closed: Callable[[], None] | None,
+        on_reconnected: Callable[[], Awaitable[None]] | None,
     ) -> None:
         super().__init__()
         self._route = route
         self._log = log
         self._on_permission_error = on_permission_error
         self._on_closed = on_closed
+        self._on_reconnected = on_reconnected
         self._asked: dict[
             str, str
         ] = {}  # the server's errors are lower case by the time we see them
@@ -230,6 +234,8 @@ class _Client(Client):
     async def _reconnected(self) -> None:
         url = self.connected_url
         self._log.info("connected again", server=url.netloc if url else "")
+        if self._on_reconnected is not None:
+            await self._on_reconnected()
 
     async def _closed(self) -> None:
         if not self._opened:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -133,6 +132,8 @@ def verify(
 
 
 async def _verify(target: Target) -> tuple[list[Fault], Summary]:
+    import asyncio
+
     from projections.verify import Verifier
     from services.client import CaClient
 

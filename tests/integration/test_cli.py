@@ -310,6 +310,7 @@ async def test_a_user_may_do_what_it_was_given_until_it_is_revoked(dev: Caledger
 async def test_the_schemas_name_every_event(dev: Caledger) -> None:
     told = json.loads((await dev.run("schema")).out)
 
-    described = {event["properties"]["type"]["const"] for event in told["items"]["oneOf"]}
-    assert described == set(TYPES)
-    assert "LeafIssued" in told["$defs"]
+    events = told["$defs"]["caledger.entry"]["items"]["oneOf"]
+    assert {event["properties"]["type"]["const"] for event in events} == set(TYPES)
+    assert set(told["messages"]) == {"request", "issued", "error", "roots"}
+    assert set(TYPES) <= set(told["$defs"])
