@@ -18,6 +18,7 @@ LEAVES_MAX: Final = 128  # in one entry: more save little, and each waits for al
 LEAVES_BYTES_MAX: Final = ENTRY_BYTES_MAX * 3 // 4  # refusals ride along
 QUEUE_MAX: Final = 2_048  # requests; the last of them waits well under a second
 QUEUE_BYTES_MAX: Final = 16 * 1024 * 1024
+QUIET_TURNS: Final = 5  # of the event loop, in which what the socket holds already is taken in
 CHUNK: Final = 8  # requests between two turns of everything else in this process: 2 ms
 
 
@@ -52,6 +53,7 @@ class GroupCommit(Generic[Item, Ready]):
         self._queue_bytes = 0
         self._wake = asyncio.Event()
         self._nudged = False
+        self._flying = False
 
     def put(self, items: Iterable[Item]) -> list[Item]:
         """Take items in; returns those that there is no room for."""
@@ -62,7 +64,8 @@ class GroupCommit(Generic[Item, Ready]):
             else:
                 self._queue.append(item)
                 self._queue_bytes += item.size
-        self._wake.set()
+        if not self._flying or len(self._queue) >= CHUNK:
+            self._wake.set()
         return left
 
     def put_first(self, items: Sequence[Item]) -> None:
@@ -85,10 +88,12 @@ class GroupCommit(Generic[Item, Ready]):
                 if flight is not None:
                     await flight
                     flight = None
+                    self._flying = False
                 if group or self._nudged:
                     self._nudged = False
                     flight = asyncio.create_task(self._commit(group))
                     flight.add_done_callback(lambda _: self._wake.set())
+                    self._flying = True
                 elif not self._queue:
                     await self._wake.wait()
         finally:
@@ -96,18 +101,26 @@ class GroupCommit(Generic[Item, Ready]):
                 await cancelled(flight)
 
     async def _gather(self, flight: asyncio.Task[None] | None) -> list[Ready]:
-        """Prepare what there is, and what comes until the group on its way has arrived."""
+        """Prepare what there is, and what comes until the group on its way has arrived.
+
+        By whole chunks while there is time: each costs a look at the index, and a turn of the loop.
+        """
         group: list[Ready] = []
-        size = 0
+        size = quiet = 0
         while len(group) < LEAVES_MAX and size < LEAVES_BYTES_MAX:
             self._wake.clear()
-            if self._queue:
+            arrived = flight is None or flight.done()
+            if len(self._queue) >= (1 if arrived else CHUNK):
+                quiet = 0
                 ready = await self._prepare(self._take(min(CHUNK, LEAVES_MAX - len(group))))
                 group.extend(ready)
                 size += sum(item.size for item in ready)
                 await asyncio.sleep(0)
-            elif flight is None or flight.done():
+            elif arrived and quiet >= QUIET_TURNS:
                 break
+            elif arrived:
+                quiet += 1
+                await asyncio.sleep(0)
             else:
                 await self._wake.wait()
         return group

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
@@ -16,7 +17,7 @@ from services.keys.interface import KeyNotFoundError, KeyStore
 from services.pki import csr, spiffe
 from services.refusals import RefusedError
 from services.signer import decide
-from services.signer.decide import Terms
+from services.signer.decide import Life, Terms
 from services.signer.holdings import Holdings
 from services.signer.refused import Refusal
 from services.signer.request import clip, read_name, read_request, read_request_id
@@ -49,6 +50,7 @@ class Desk:
         self._clock = clock
         self._entropy = entropy
         self._terms: Terms | None = None
+        self._life: tuple[datetime, Life] | None = None
 
     async def take_up(self, state: AuthorityState, holdings: Holdings) -> None:
         """Work under this grant from now on; returns when its key is at hand.
@@ -60,7 +62,7 @@ class Desk:
             self._terms is None or self._terms.issuer.key_id != terms.issuer.key_id
         ):
             await self._warm_up(terms.issuer.key_id)
-        self._terms = terms
+        self._terms, self._life = terms, None
 
     def read(self, work: Work) -> None:
         """Find out what is asked for; raises RefusedError."""
@@ -96,7 +98,7 @@ class Desk:
         assert work.request is not None
         assert work.identity is not None
         assert work.checked is not None
-        life = decide.life(terms, self._clock.now())
+        life = self._life_now(terms)
         serial = self._entropy.serial()
         tbs = decide.tbs_of(terms, work.checked, identity=work.identity, serial=serial, life=life)
         issued = decide.leaf_of(
@@ -126,6 +128,13 @@ class Desk:
             message=clip(refused.message),
             requester=work.requester,
         )
+
+    def _life_now(self, terms: Terms) -> Life:
+        """Return the validity of leaves of this second."""
+        second = self._clock.now().replace(microsecond=0)
+        if self._life is None or self._life[0] != second:
+            self._life = second, decide.life(terms, second)
+        return self._life[1]
 
     def _identity(self, name: str) -> str:
         return _service_id(decide.ready(self._terms).trust_domain, self._subjects.datacenter, name)

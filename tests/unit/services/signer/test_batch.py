@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import pytest
 
 from services.signer.batch import (
+    CHUNK,
     LEAVES_BYTES_MAX,
     LEAVES_MAX,
     QUEUE_BYTES_MAX,
     QUEUE_MAX,
+    QUIET_TURNS,
     GroupCommit,
 )
 
@@ -84,15 +86,27 @@ async def test_what_comes_while_a_group_is_on_its_way_goes_into_the_next_togethe
     async with running() as bench:
         bench.group.put(pieces(1))
         await bench.until(1)
-        for number in (2, 3, 4):
+        for number in range(2, CHUNK + 4):
             bench.group.put(pieces(number))
             await bench.settled()
         assert bench.committed == [[1]]  # one at a time
-        assert bench.prepared == [1, 2, 3, 4]  # and the next is ready meanwhile
+        assert bench.prepared == list(range(1, CHUNK + 2))  # the next is made ready meanwhile
         bench.go.release()
         await bench.until(2)
 
-    assert bench.committed == [[1], [2, 3, 4]]
+    assert bench.committed == [[1], list(range(2, CHUNK + 4))]
+
+
+async def test_what_the_event_loop_has_taken_in_already_is_waited_for() -> None:
+    """A few turns of the loop, no timer: what stands in the socket comes in meanwhile."""
+    async with running() as bench:
+        bench.group.put(pieces(1))
+        for _ in range(QUIET_TURNS - 1):
+            await asyncio.sleep(0)
+        bench.group.put(pieces(2))
+        await bench.until(1)
+
+    assert bench.committed == [[1, 2]]
 
 
 async def test_no_group_is_larger_than_an_entry_should_be() -> None:
