@@ -51,6 +51,7 @@ class LeafTemplate:
         self.issuer_key_type: Final = key_type_and_bits(public_key_of(issuer_certificate))[0]
         self.not_before: Final = issuer.not_valid_before_utc
         self.not_after: Final = issuer.not_valid_after_utc
+        self._last: tuple[datetime, datetime, bytes] | None = None
         self._algorithm_and_issuer = (
             der.SIGNATURE_ALGORITHM[self.issuer_key_type] + issuer.subject.public_bytes()
         )
@@ -90,11 +91,19 @@ class LeafTemplate:
             _VERSION_3
             + der.serial_number(serial)
             + self._algorithm_and_issuer
-            + der.tlv(der.SEQUENCE, der.time(not_before) + der.time(not_after))
+            + self._validity(not_before, not_after)
             + _EMPTY_SUBJECT
             + spki
             + der.tlv(_EXTENSIONS, der.tlv(der.SEQUENCE, extensions)),
         )
+
+    def _validity(self, not_before: datetime, not_after: datetime) -> bytes:
+        """Return the Validity; of leaves that follow each other it is the same, objects and all."""
+        last = self._last
+        if last is None or last[0] is not not_before or last[1] is not not_after:
+            encoded = der.tlv(der.SEQUENCE, der.time(not_before) + der.time(not_after))
+            self._last = last = not_before, not_after, encoded
+        return last[2]
 
 
 def validity(

@@ -41,7 +41,7 @@ class Subscriptions:
             if subject not in self._active:
                 self._active[subject] = await self._nc.subscribe(
                     subject,
-                    cb=partial(self._hear, number),
+                    cb=partial(self._heard, number),
                     pending_msgs_limit=PENDING_MAX,
                     pending_bytes_limit=PENDING_BYTES_MAX,
                 )
@@ -61,6 +61,3 @@ class Subscriptions:
         self._ends.clear()
         while self._active:
             await self._active.popitem()[1].unsubscribe()
-
-    async def _hear(self, number: int, message: Msg) -> None:
-        await self._heard(number, message)
