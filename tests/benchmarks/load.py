@@ -53,7 +53,6 @@ class Asked(msgspec.Struct):
     asked_again: int
     latencies: list[float]  # seconds
     sequences: list[int]  # of the entries that hold the certificates
-    began: float  # time.monotonic()
     cpu_seconds: float
 
 
@@ -79,7 +78,7 @@ class Connection(asyncio.Protocol):
         self.ready = asyncio.get_running_loop().create_future()
         self.measuring = False
         self.done = False
-        self.asked = Asked(0, 0, [], 0, [], [], 0.0, 0.0)
+        self.asked = Asked(0, 0, [], 0, [], [], 0.0)
         self._sequences: set[int] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
