@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from services.nats_access.route import is_loopback
+
+
+# What a quoted string cannot hold as it stands; lone surrogates are a path's bytes that no UTF-8 is.
+_ESCAPED: Final = re.compile(r'["\\\x00-\x1f\x7f\udc80-\udcff]')
 
 
 class ClearTextError(Exception):
@@ -135,5 +140,9 @@ def _address(host: str, port: int) -> str:
 
 
 def _text(value: str) -> str:
-    """Quote a value: nats-server reads JSON's strings."""
-    return json.dumps(value)
+    """Quote a value: nats-server takes UTF-8 as it stands, and a byte as `\\xHH`; no JSON escapes."""
+    return f'"{_ESCAPED.sub(_byte, value)}"'
+
+
+def _byte(found: re.Match[str]) -> str:
+    return f"\\x{ord(found[0]) & 0xFF:02x}"

@@ -9,7 +9,7 @@ import pytest
 from services.clock import SystemClock
 from services.nats_access import provision, server_config, tls
 from services.nats_access.server_config import ClearTextError, Cluster, Server
-from services.nats_access.server_process import find_binary
+from services.nats_access.server_process import ServerProcess, find_binary, free_port
 
 KEK = bytes(range(32))
 SERVER = Server(
@@ -42,7 +42,7 @@ def test_every_append_is_on_disk_before_it_is_acknowledged() -> None:
 @pytest.mark.parametrize("listen", ["127.0.0.1", "::1", "0.0.0.0"])
 def test_nats_server_takes_what_we_write(tmp_path: Path, listen: str) -> None:
     """Also where the path has characters that its configuration language gives a meaning."""
-    data = tmp_path / 'a "quoted" #folder $HOME'
+    data = tmp_path / 'dä ta \u2028\U0001f511 "quoted" #folder $HOME \\x41 \t\n\x7f'
     layout = provision.provision(data, "dc1", KEK)
     files = tls.ensure(
         layout.tls, listen=listen, kek=KEK, datacenter="dc1", now=SystemClock().now()
@@ -56,6 +56,23 @@ def test_nats_server_takes_what_we_write(tmp_path: Path, listen: str) -> None:
     )
 
     assert checked.returncode == 0, checked.stderr
+
+
+async def test_the_ledger_is_stored_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    """nats-server reads no JSON: `\\u00e4` is an error to it, and `\\b` would be."""
+    data = tmp_path / 'dä ta "q" \\t\b\t'
+    layout = provision.provision(data, "dc1", KEK)
+    port = free_port("127.0.0.1", 0)
+    provision.write_server_conf(layout, node="n1", listen="127.0.0.1", port=port, tls=None)
+    process = ServerProcess(
+        layout.server_conf, address="127.0.0.1", port=port, log=subprocess.DEVNULL
+    )
+
+    await process.start()
+    await process.stop()
+
+    assert (layout.folder / "jetstream").is_dir()
+    assert layout.resolver.is_dir()
 
 
 def test_a_cluster_with_tls_asks_its_servers_for_certificates() -> None:
