@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from aiolimiter import AsyncLimiter
 
 from services.refusals import RATE_LIMITED, RefusedError
+from services.waiting import cancelled
 
 WAIT_SECONDS: Final = 0.5  # at most, for a turn
 
@@ -42,21 +44,51 @@ class RateLimit:
         the turn cannot come in time (as Go's limiter, which Consul uses, does). So the number of
         those who wait is bounded by the rate.
         """
-        limiter = self._limiter
+        limiter, rate = self._limiter, self._rate  # the share may change while we wait
         if limiter is None:
             return
-        if self._waiting >= max(1.0, self._rate * WAIT_SECONDS):
-            raise self._limited()
+        if self._waiting >= max(1.0, rate * WAIT_SECONDS):
+            raise _limited(rate)
         self._waiting += 1
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await limiter.acquire()
         except TimeoutError:
-            raise self._limited() from None
+            raise _limited(rate) from None
         finally:
             self._waiting -= 1
 
-    def _limited(self) -> RefusedError:
-        return RefusedError(
-            "rate_limited", RATE_LIMITED, retry_after=round(max(WAIT_SECONDS, 1 / self._rate), 3)
-        )
+
+class Turns:
+    """Requests that wait for their turn, each in a task of its own."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
+
+    def begin(self, turn: Coroutine[Any, Any, None]) -> None:
+        """Let one more wait."""
+        task = asyncio.create_task(turn)
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+
+    async def run(self) -> None:
+        """Raise what a turn raises: its request is lost, and nobody else would hear of it.
+
+        Until cancelled; then all turns are.
+        """
+        try:
+            while True:
+                (await self._ended.get()).result()
+        finally:
+            await cancelled(*self._tasks)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._ended.put_nowait(task)
+
+
+def _limited(rate: float) -> RefusedError:
+    return RefusedError(
+        "rate_limited", RATE_LIMITED, retry_after=round(max(WAIT_SECONDS, 1 / rate), 3)
+    )

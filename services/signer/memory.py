@@ -69,5 +69,6 @@ class Memory:
 
     def _forget(self) -> None:
         while self._order and self._order[0][0] <= self._position:
-            self._relied, key = self._order.popleft()
+            sequence, key = self._order.popleft()
+            self._relied = max(self._relied, sequence)  # an open gate may rely on more
             del self._entries[key]

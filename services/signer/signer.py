@@ -25,7 +25,7 @@ from services.signer.desk import Desk
 from services.signer.grantee import Grantee
 from services.signer.held import Held
 from services.signer.holdings import Standing
-from services.signer.limits import RateLimit
+from services.signer.limits import RateLimit, Turns
 from services.signer.memory import Memory
 from services.signer.pending import Pending
 from services.signer.refused import RefusalRecord
@@ -102,7 +102,7 @@ class Signer:
         self._group = GroupCommit[Work, Signed](prepare=self._prepare, commit=self._commit)
         self._held = Held()
         self._pending = Pending()
-        self._turns: set[asyncio.Task[None]] = set()
+        self._turns = Turns()
         self._moved = asyncio.Event()
         self._gated = asyncio.Event()
         self._withdrawn = asyncio.Event()
@@ -119,6 +119,7 @@ class Signer:
         moved = await self._nc.subscribe(self._live_authority, cb=self._authority_moved)
         loops = (
             self._group.run(),
+            self._turns.run(),
             self._follow_for_ever(),
             self._open_gates(),
             self._tick(),
@@ -130,7 +131,7 @@ class Signer:
                 if task.done():
                     task.result()
         finally:
-            await cancelled(*tasks, *self._turns)
+            await cancelled(*tasks)
             if not self._nc.is_closed:
                 await moved.unsubscribe()
                 await self._subscriptions.close()
@@ -191,6 +192,7 @@ class Signer:
             self._withdrawn.clear()
         else:
             self._withdrawn.set()
+        self._record_refusals()
         self._gated.set()
 
     # --- what has to wait for the index
@@ -301,9 +303,7 @@ class Signer:
         except RefusedError as refused:
             await self._refuse(work, refused)
             return None
-        turn = asyncio.create_task(self._turn(work))
-        self._turns.add(turn)
-        turn.add_done_callback(self._turns.discard)
+        self._turns.begin(self._turn(work))
         return None
 
     async def _turn(self, work: Work) -> None:
@@ -318,7 +318,11 @@ class Signer:
     async def _refuse(self, work: Work, refused: RefusedError) -> None:
         self._pending.end(work)
         await self._replies.refused(work, refused)
-        if self._refusals.waiting:
+        self._record_refusals()
+
+    def _record_refusals(self) -> None:
+        """Have the refusals that wait recorded soon, if there is a grant to do it under."""
+        if self._refusals.waiting and self._grantee.holdings.grant_sequence > 0:
             self._group.nudge()
 
     # --- recording
@@ -343,6 +347,7 @@ class Signer:
         except ConflictError as conflict:
             self._refusals.put_back(refusals)
             await self._overtaken(conflict, grant_sequence)
+            self._record_refusals()
             self._group.put_first([one.work for one in group])
         except NotAcceptedError as error:
             _log.error("the ledger does not accept what was signed; dropped", error=str(error))

@@ -18,8 +18,9 @@ from nats.errors import Error as NatsError
 from events.leaves import LeafRefusalsCounted, LeafRefused
 from projections import store
 from projections.issuance import IssuanceReader
+from services.clock import SystemClock
 from services.signer.held import HELD_MAX
-from services.signer.refused import RECORDED_PER_SECOND
+from services.signer.refused import RECORDED_PER_SECOND, Refusal
 from tests.factories import WEB, csr, csr_pem, leaf_key, service_uri
 from tests.integration.signing import ALL, Answer, Datacenter, partition, request, until
 from tests.nats import NatsServer
@@ -294,6 +295,21 @@ async def test_a_flood_of_refusals_is_summed(dc: Datacenter, nats_server: NatsSe
     assert len(one_by_one) + sum(count.count for count in summed) == flood
 
 
+async def test_what_was_refused_without_a_grant_is_recorded_with_the_next(
+    dc: Datacenter, nats_server: NatsServer
+) -> None:
+    """As where the grant changes between the answer and its record."""
+    refusal = Refusal(request_id="r1", identity=WEB, code="malformed", message="no", requester=None)
+    async with dc.signer(await nats_server.client()) as signer:
+        signer.signer._refusals.add(refusal, SystemClock().now())
+        await dc.assign({signer.run: ALL})
+
+        [refused] = await until(dc.refusals)
+
+    assert isinstance(refused, LeafRefused)
+    assert (refused.request_id, refused.signer) == ("r1", signer.run)
+
+
 async def test_nothing_is_sent_where_no_inbox_is(served: Datacenter) -> None:
     """NATS does not check a sender's reply subject (architecture 6.1)."""
     before = await served.ledger.last_sequence()
@@ -337,6 +353,25 @@ async def test_the_rate_limit_is_consuls(dc: Datacenter, nats_server: NatsServer
     assert limited.told["error"]["message"] == "Rate limit reached, try again later"
     assert limited.told["error"]["retry_after"] > 0
     assert again.code is None  # what was issued before costs no turn
+
+
+async def test_who_waits_for_his_turn_when_the_limit_ends_gets_an_answer(
+    dc: Datacenter, nats_server: NatsServer
+) -> None:
+    body = request(request_id="waits")
+    async with dc.signer(await nats_server.client()) as signer:
+        await dc.assign({signer.run: ALL}, rate=0.1)
+        await dc.ask(request(request_id="first"))
+        asking = asyncio.create_task(ask_once(dc.nc, dc.subjects.sign("service", "web"), body))
+
+        async def waits() -> bool:
+            return signer.signer._limit._waiting == 1
+
+        await until(waits)
+        await dc.assign({signer.run: ALL}, rate=0)
+
+        assert (await asking).code == "rate_limited"
+        assert (await dc.ask(body)).code is None
 
 
 # --- grants and partitions

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from services.refusals import RefusedError
-from services.signer.limits import WAIT_SECONDS, RateLimit
+from services.signer.limits import WAIT_SECONDS, RateLimit, Turns
+from services.waiting import cancelled
 
 
 def limited(error: object) -> bool:
@@ -82,3 +83,61 @@ async def test_the_same_share_again_gives_no_second_burst() -> None:
 
     with pytest.raises(RefusedError):
         await limit.turn()
+
+
+@pytest.mark.parametrize("share", [0.0, 1000.0])
+async def test_who_waits_is_refused_in_the_words_of_the_share_that_he_waits_for(
+    share: float,
+) -> None:
+    limit = RateLimit(0.1)
+    await limit.turn()
+    waiting = asyncio.create_task(limit.turn())
+    await asyncio.sleep(0)
+
+    limit.change(share)
+
+    with pytest.raises(RefusedError) as refused:
+        await waiting
+    assert limited(refused.value)
+    assert refused.value.retry_after == 10
+
+
+async def test_what_a_turn_raises_ends_the_run_of_all() -> None:
+    """A bug there would lose a request, and its request id for as long as the signer runs."""
+    turns, other = Turns(), asyncio.Event()
+
+    async def bug() -> None:
+        raise ZeroDivisionError
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            other.set()
+
+    async def fine() -> None:
+        pass
+
+    for turn in (waits(), fine(), bug()):
+        turns.begin(turn)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(turns.run(), 5)
+
+    assert other.is_set()
+
+
+async def test_turns_end_with_the_run() -> None:
+    turns, ended = Turns(), asyncio.Event()
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    turns.begin(waits())
+    running = asyncio.create_task(turns.run())
+    await asyncio.sleep(0)
+    await cancelled(running)
+
+    assert ended.is_set()

@@ -155,6 +155,27 @@ async def test_an_index_that_lacks_what_was_forgotten_is_lost(world: World) -> N
     assert world.lost()
 
 
+async def test_what_is_forgotten_does_not_lower_what_is_relied_on(world: World) -> None:
+    """An open gate may rely on more than this run ever committed."""
+    await world.begin()
+    issued = await world.commit("r1")
+    await world.replicate()
+    old = world.path.with_name("old")
+    await rebuild(world.ledger, datacenter="dc1", path=old)
+    gate = (await world.commit(None)).sequence
+    held = Holdings(grant_sequence=2, partitions=frozenset({7}), gates={7: gate})
+    await world.replicate()
+    served = world.memory.known(held)
+    world.find("other")
+    assert world.memory.recent((IDENTITY, "r1")) is None
+
+    store.move(old, world.path)
+    world.memory.known(served)
+
+    assert world.index.position() == issued.sequence < gate
+    assert world.lost()
+
+
 async def test_it_is_full_when_the_index_is_too_far_behind(world: World) -> None:
     await world.begin()
     one = await world.commit("r1")
