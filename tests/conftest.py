@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from nats.aio.client import Client
 
 from tests.nats import NatsCluster, NatsServer
+
+# On a machine that others use as well, how long an example takes says nothing of the code.
+hypothesis.settings.register_profile("caledger", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("caledger")
 
 
 @pytest.fixture

@@ -419,10 +419,10 @@ async def test_a_void_entry_stops_nothing_and_is_named_by_verify_and_replay(tmp_
             name="test",
         )
         try:
-            await writer.jetstream().publish(client.subjects.authority, b"not an entry")
+            stored = await writer.jetstream().publish(client.subjects.authority, b"no entry")
         finally:
             await writer.close()
-        void = await client.last_sequence()
+        void = stored.seq
         await signed(dev, "web", "--timeout", "20")
         verified = await dev.run("ledger", "verify")
         as_json = await dev.run("ledger", "verify", "--json")
