@@ -6,7 +6,7 @@ Any replica answers, so what is read may lag; what was read stays true.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
@@ -123,22 +123,39 @@ class LedgerReader:
         no connection is made good by the next tick.
         """
         heard = asyncio.Event()
+        subscription: Subscription | None = None
 
         async def wake(_: Msg) -> None:
             heard.set()
 
         try:
-            subscription = await self._nc.subscribe(self._live, cb=wake)
-        except NatsError as error:
-            raise UnreachableError(f"{self._live}: {error}") from error
-        try:
             while True:
-                heard.clear()
+                if heard.is_set() or subscription is None:
+                    heard.clear()
+                    subscription = await self._hear_one(wake, before=subscription)
                 yield
                 await _wait(heard)
         finally:
-            with suppress(NatsError):  # it is gone with its connection
-                await subscription.unsubscribe()
+            if subscription is not None and not heard.is_set():
+                with suppress(NatsError):  # it is gone with its connection
+                    await subscription.unsubscribe()
+
+    async def _hear_one(
+        self, wake: Callable[[Msg], Awaitable[None]], *, before: Subscription | None
+    ) -> Subscription:
+        """Subscribe to the next entry alone.
+
+        Whoever is busy reading needs no copy of all that he is about to read. What is stored once
+        he was woken is heard: the subscription is there before he looks.
+        """
+        try:
+            subscription = await self._nc.subscribe(self._live, cb=wake)
+            await subscription.unsubscribe(limit=1)
+        except NatsError as error:
+            if before is None:
+                raise UnreachableError(f"{self._live}: {error}") from error
+            return before  # the connection is closed, as the next read will say; ticks go on
+        return subscription
 
     async def _heard(self, message: Msg) -> None:
         reply = self._replies.get(message.subject)

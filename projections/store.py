@@ -26,6 +26,10 @@ from projections.ledger_fold import Folded
 from projections.projection import META, Added, Change, Row
 
 _TYPES: Final = {int: "INTEGER", str: "TEXT", bytes: "BLOB", float: "REAL"}
+# Certificates come in no order that an index has: each changes pages all over the file. A longer
+# log brings many changes of a page into the file at once; a cache has it at hand for the next.
+_CHECKPOINT_PAGES: Final = 8_000  # 32 MB of log
+_CACHE_KIB: Final = 32 * 1024
 _SIDECARS: Final = ("-wal", "-shm")
 _UNREADABLE: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -158,7 +162,11 @@ class ProjectionStore:
             self._db = await aiosqlite.connect(  # never makes one: another may be about to
                 _uri(self._path, "rw"), uri=True, isolation_level=None
             )
-            await self._db.execute("PRAGMA synchronous=NORMAL")
+            await self._db.executescript(
+                "PRAGMA synchronous=NORMAL;"
+                f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES};"
+                f"PRAGMA cache_size=-{_CACHE_KIB}"
+            )
         except (FileNotFoundError, sqlite3.OperationalError) as error:
             await self.__aexit__()
             if self._path.exists():

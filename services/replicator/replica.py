@@ -67,8 +67,10 @@ class Replica:
         """Tell whether somebody deleted the file, or put another in its place."""
         return self._store.replaced()
 
-    async def advance(self) -> bool:
-        """Fold the next messages into the file; False where there is nothing new.
+    async def advance(self) -> int:
+        """Fold the next messages into the file; return how much they hold, 0: nothing is new.
+
+        Every event counts, and every void entry.
 
         Stops at an event of an unknown type, after everything before it: UnknownEventTypeError.
         Raises LedgerError (GapError where the ledger has a hole) and ProjectionFileError.
@@ -83,13 +85,13 @@ class Replica:
             if unknown is not None:
                 raise unknown
             if folded:
-                return True
+                return sum(len(one.entry.events) if one.entry else 1 for one in folded)
             # An atomic append that is longer than a batch, or not there as a whole yet.
             more = await self._ledger.read(messages[-1].sequence, limit=BATCH_MAX)
             if not more:
                 break
             messages = [*messages, *more]
-        return False
+        return 0
 
     async def _fold(
         self, messages: list[Stored]

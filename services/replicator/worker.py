@@ -19,9 +19,10 @@ from services.startup import open_worker
 
 # After a wake nothing may be there yet: a message is heard before every copy has it.
 LOOK_AGAIN_SECONDS: Final = (0.002, 0.01, 0.05)
-# Between two batches: under load each then takes many entries, and costs the same. A lone entry
-# after a quiet time does not wait for it.
-PACE_SECONDS: Final = 0.04
+# After a batch of many events: under load the next one then takes more, and costs little more. A
+# few do not wait for it. A signer that gained partitions under load waits that long, about.
+BUSY_EVENTS: Final = 8
+PACE_SECONDS: Final = 0.1
 
 _log = structlog.get_logger()
 
@@ -80,9 +81,10 @@ async def _follow(replica: Replica, woken: AsyncIterator[None], stop: asyncio.Ev
                 _log.info("the projections file was replaced")
                 return
             advanced = False
-            while not stop.is_set() and await replica.advance():
+            while not stop.is_set() and (events := await replica.advance()):
                 advanced = True
-                await _pause(stop)
+                if events >= BUSY_EVENTS:
+                    await _pause(stop)
             if advanced:
                 break
         await _wake(woken, stop)
