@@ -23,6 +23,7 @@ from events.catalogue import (
     UnknownEventTypeError,
 )
 from events.leadership import Term
+from events.signers import SignersAssigned
 from events.subjects import BadNameError, Family, LedgerSubject
 
 CONTENT_TYPE = "application/cloudevents-batch+json"
@@ -83,7 +84,7 @@ class Recorded(Struct):
     raw: bytes  # the event's own bytes, as stored
 
 
-VoidKind = Literal["malformed", "subject", "event_id", "expected", "grant_message"]
+VoidKind = Literal["malformed", "subject", "event_id", "expected", "atomic", "grant_message"]
 
 
 class VoidEntryError(ValueError):
@@ -221,7 +222,28 @@ def decode_entry(stored: Stored, *, datacenter: str, codec: EventCodec = CODEC) 
                 raw=bytes(raw),
             )
         )
+    if subject.family is Family.AUTHORITY:
+        _check_append(first.messages or 1, [recorded.event for recorded in events])
     return Entry(sequence=stored.sequence, subject=subject, events=tuple(events))
+
+
+def _check_append(messages: int, events: Seq[AnyEvent]) -> None:
+    """Raise VoidEntryError where an authority entry is not of as many messages as it says.
+
+    Readers wait until the stream has gone past the append. One that says it is longer than it can
+    be would have them wait for ever, and with them everybody whose append would end the wait.
+    """
+    tables = [event for event in events if isinstance(event, SignersAssigned)]
+    if len(tables) > 1:
+        raise VoidEntryError("assigns signers twice in one entry", kind="atomic")
+    changed = [signer for table in tables for signer in (*table.granted, *table.withdrawn)]
+    if len(set(changed)) != len(changed):
+        raise VoidEntryError("changes a signer's grant twice in one entry", kind="atomic")
+    if messages != 1 + len(changed):
+        raise VoidEntryError(
+            f"says that it has {messages} messages, and changes {len(changed)} grants",
+            kind="atomic",
+        )
 
 
 def _family(event: AnyEvent) -> Family:

@@ -20,6 +20,7 @@ from events.envelope import Entry, Recorded, Stored, VoidEntryError, decode_entr
 from events.leadership import LeadershipAcquired, LeadershipReleased
 from events.signers import Assignment, SignersAssigned
 from events.subjects import Family
+from projections.id_set import IdSet
 
 
 class Leader(Struct):
@@ -80,8 +81,8 @@ class AuthorityState(Struct):
     issuer_key_id: str | None = None  # the one that signs now
     signers: Mapping[str, SignerGrant] = {}
     bundle_sequence: int = 0  # of the last change of the trust bundle
-    event_ids: frozenset[str] = frozenset()
-    voids: tuple[VoidEntry, ...] = ()
+    event_ids: IdSet = IdSet()
+    last_void: VoidEntry | None = None
 
     @property
     def active_root(self) -> Root | None:
@@ -97,7 +98,7 @@ class AuthorityState(Struct):
 def fold(state: AuthorityState, stored: Stored) -> AuthorityState:
     """Fold one message of `authority`.
 
-    A void entry is passed over and remembered in `voids`. Raises UnknownEventTypeError for an
+    A void entry is passed over and told in `last_void`. Raises UnknownEventTypeError for an
     event of a type that this software does not know.
     """
     try:
@@ -119,30 +120,42 @@ def check_expected(state: AuthorityState, entry: Entry) -> None:
         raise VoidEntryError(
             f"expects authority at {expected}, but that is at {state.position}", kind="expected"
         )
-    if repeated := state.event_ids.intersection(e.envelope.id for e in entry.events):
+    if repeated := state.event_ids.among(e.envelope.id for e in entry.events):
         raise VoidEntryError(f"repeats event {min(repeated)}", kind="event_id")
 
 
 def pass_over(state: AuthorityState, sequence: int, reason: str) -> AuthorityState:
     """Fold a void entry: it moves the position, since appends are conditional on that."""
     return replace(
-        state,
+        _cut_off(state, sequence),
         position=sequence,
         settled=sequence,
-        voids=(*state.voids, VoidEntry(sequence=sequence, reason=reason)),
+        last_void=VoidEntry(sequence=sequence, reason=reason),
     )
 
 
 def apply(state: AuthorityState, entry: Entry) -> AuthorityState:
     """Fold a well-formed authority entry that `check_expected` has passed."""
+    state = _cut_off(state, entry.sequence)
     for recorded in entry.events:
         state = evolve(state, recorded)
     return replace(
         state,
         position=entry.sequence,
         settled=entry.sequence + entry.messages - 1,
-        event_ids=state.event_ids.union(e.envelope.id for e in entry.events),
+        event_ids=state.event_ids.with_ids(e.envelope.id for e in entry.events),
     )
+
+
+def _cut_off(state: AuthorityState, sequence: int) -> AuthorityState:
+    """Take back the grants of an append that an authority entry at `sequence` stands inside of.
+
+    They are not there, so nothing could be appended under them; their signers are given others.
+    """
+    if sequence > state.settled:
+        return state
+    there = {name: grant for name, grant in state.signers.items() if grant.sequence < sequence}
+    return replace(state, signers=there)
 
 
 def evolve(state: AuthorityState, recorded: Recorded) -> AuthorityState:

@@ -193,8 +193,7 @@ def _append_of(entry: Entry) -> _Append:
                 *((signer, GrantGiven) for signer in recorded.event.granted),
                 *((signer, GrantWithdrawn) for signer in recorded.event.withdrawn),
             )
-    # What lies past the messages that the entry says it has is not awaited, and never its grant.
-    return _Append(sequence=entry.sequence, grants=changes[: entry.messages - 1])
+    return _Append(sequence=entry.sequence, grants=changes)
 
 
 def _check_grant(entry: Entry, append: _Append | None, state: AuthorityState) -> None:

@@ -8,11 +8,13 @@ from typing import Final, Literal
 import structlog
 from nats.aio.client import Client
 
-from events.log import ConflictError, GapError, Ledger, LedgerError, OutcomeUnknownError
+from events.log import GapError, Ledger, LedgerError, OutcomeUnknownError
 from events.subjects import Subjects
+from projections.authority import AuthorityState
 from services.breakpoints import reached
 from services.clock import Clock, Entropy, SystemClock, SystemEntropy
 from services.config import NodeConfig
+from services.deciding import Decided, Deciding
 from services.following import AuthorityFollower
 from services.leader_elector import decide
 from services.leases import LeaderLease, Lease, LeaseLostError
@@ -22,7 +24,6 @@ from services.waiting import any_set, cancelled, set_by
 
 TRY_SECONDS: Final = 0.25  # between two looks at a lease that another holds
 LOOK_SECONDS: Final = 1.0  # between two looks at the ledger should nothing be heard
-ATTEMPTS_MAX: Final = 10  # of deciding again after a conflict
 
 log = structlog.get_logger()
 
@@ -59,10 +60,10 @@ class LeaderElector:
     ) -> None:
         self._nc = nc
         self._subjects = subjects
-        self._ledger = ledger
         self._node = config.node
         self._lease_seconds = config.lease_seconds
         self._follower = AuthorityFollower(ledger, subjects.datacenter)
+        self._deciding = Deciding(ledger, self._follower)
         self._stamper = Stamper(
             source(subjects.datacenter, "leader-elector", config.node), clock, entropy
         )
@@ -84,6 +85,8 @@ class LeaderElector:
                 raise
             except LedgerError as error:  # the world failed: again, for ever, loudly
                 log.warning("cannot lead now", node=self._node, error=str(error))
+            if self._deciding.unknown and not stop.is_set():
+                raise OutcomeUnknownError("an append was cut off when the lead ended")
             await any_set(stop, timeout=TRY_SECONDS)
 
     async def _lead(self, woken: asyncio.Event, stop: asyncio.Event) -> None:
@@ -115,58 +118,50 @@ class LeaderElector:
             await any_set(woken, timeout=LOOK_SECONDS)
 
     async def _record(self) -> None:
-        state = await self._follower.catch_up()
-        for _ in range(ATTEMPTS_MAX):
-            if decide.leads(state, node=self._node, term=self._term):
-                break
-            if not self._lease.held:  # we were stopped for longer than it lives
-                raise LeaseLostError("the lease is lost")
-            event = decide.acquire(state, node=self._node, lease_revision=self._lease.revision)
-            self._term = event.term
-            try:
-                appended = await self._ledger.append_authority(
-                    [self._stamper.stamp(event, subject=self._node)],
-                    term=event.term,
-                    expected_sequence=state.position,
-                )
-            except ConflictError as conflict:
-                state = await self._follower.catch_up(at_least=conflict.last_sequence)
-            else:
-                reached("leader_elector.acquired")
-                log.info("leading", node=self._node, term=event.term)
-                state = await self._follower.catch_up(at_least=appended.sequence)
-        else:
-            raise LedgerError(f"the ledger moved on {ATTEMPTS_MAX} times: not leading yet")
+        while await self._deciding.carry_out(self._acquired) is not None:
+            reached("leader_elector.acquired")
+            log.info("leading", node=self._node, term=self._term)
         if self._lease.value != self._value(term=self._term):
             await self._lease.put(self._value(term=self._term))
 
+    def _acquired(self, state: AuthorityState) -> Decided | None:
+        """Decide that this node leads, unless the ledger says so and its last append is whole.
+
+        A new term also takes back the grants of an append that is not, so that the root-manager
+        gives others: on an idle ledger nothing else would ever come after it.
+        """
+        leads = decide.leads(state, node=self._node, term=self._term)
+        if leads and not self._follower.torn:
+            return None
+        if not self._lease.held:  # we were stopped for longer than it lives
+            raise LeaseLostError("the lease is lost")
+        event = decide.acquire(state, node=self._node, lease_revision=self._lease.revision)
+        self._term = event.term
+        return Decided(events=[self._stamper.stamp(event, subject=self._node)], term=event.term)
+
     async def _give_up(self, reason: Literal["shutdown", "lease_lost"]) -> None:
-        """Record the end of the term if the ledger still knows it, and free the lease."""
+        """Record the end of the term if the ledger still knows it, and free the lease.
+
+        Not where an append was cut off: nothing is decided before its outcome is known (rule 6).
+        """
         try:
             async with asyncio.timeout(self._lease_seconds):
-                await self._release(reason)
+                if not self._deciding.unknown:
+                    await self._release(reason)
         except (LedgerError, TimeoutError) as error:
             log.warning("the end of the lead is not recorded", node=self._node, error=str(error))
         finally:
             await self._lease.release()
 
     async def _release(self, reason: Literal["shutdown", "lease_lost"]) -> None:
-        state = await self._follower.catch_up()
-        for _ in range(ATTEMPTS_MAX):
+        def released(state: AuthorityState) -> Decided | None:
             event = decide.release(state, node=self._node, term=self._term, reason=reason)
             if event is None:
-                return
-            try:
-                await self._ledger.append_authority(
-                    [self._stamper.stamp(event, subject=self._node)],
-                    term=event.term,
-                    expected_sequence=state.position,
-                )
-            except ConflictError as conflict:
-                state = await self._follower.catch_up(at_least=conflict.last_sequence)
-            else:
-                log.info("not leading any more", node=self._node, term=event.term, reason=reason)
-                return
+                return None
+            return Decided(events=[self._stamper.stamp(event, subject=self._node)], term=event.term)
+
+        if await self._deciding.carry_out(released) is not None:
+            log.info("not leading any more", node=self._node, term=self._term, reason=reason)
 
     def _value(self, *, term: int) -> LeaderLease:
         return LeaderLease(node=self._node, term=term, holder=self._holder)

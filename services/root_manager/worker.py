@@ -9,17 +9,13 @@ import structlog
 from nats.aio.client import Client
 
 from events.authority import CAConfig
-from events.log import (
-    ConflictError,
-    GapError,
-    Ledger,
-    LedgerError,
-    OutcomeUnknownError,
-)
+from events.log import GapError, Ledger, LedgerError, OutcomeUnknownError
 from events.subjects import Subjects
+from projections.authority import AuthorityState
 from services.breakpoints import reached
 from services.clock import Clock, Entropy, SystemClock, SystemEntropy
 from services.config import NodeConfig
+from services.deciding import Decided, Deciding
 from services.following import AuthorityFollower
 from services.keys.buckets import root_keys, signing_keys
 from services.leases import Leases, read_leases
@@ -45,7 +41,6 @@ FOLLOW_SECONDS: Final = 1.0  # between two looks at the ledger should nothing be
 RETRY_SECONDS: Final = 1.0  # after the world failed
 SWEEP_SECONDS: Final = 600.0  # between two looks for keys that were never recorded
 MADE_SECONDS: Final = 600.0  # what was made and not recorded is used; below unrecorded.AGE_MIN
-ATTEMPTS_MAX: Final = 10  # of deciding again after a conflict
 
 log = structlog.get_logger()
 
@@ -83,13 +78,13 @@ class RootManager:
         """Open the key stores; raises KeyEncryptionKeyError."""
         self._nc = nc
         self._subjects = subjects
-        self._ledger = ledger
         self._config = config
         self._clock = clock
         self._entropy = entropy
         self._root_keys = root_keys(nc, subjects, config.keys)
         self._signing_keys = signing_keys(nc, subjects, config.keys)
         self._follower = AuthorityFollower(ledger, subjects.datacenter)
+        self._deciding = Deciding(ledger, self._follower)
         self._roots = RootsService(nc, subjects)
         self._changes = RootChanges(nc, subjects)
         self._stamper = Stamper(
@@ -134,33 +129,23 @@ class RootManager:
         await self._sweep(acting)
 
     async def carry_out(self, acting: Acting, command: Command) -> bool:
-        """Fold, decide, append; again where the ledger moved on; return whether it was appended.
+        """Fold, decide, append (`Deciding.carry_out`); return whether anything was appended."""
 
-        What is decided carries the state that it was decided on, so what a conflict refuses is
-        decided anew and never sent again. Raises LedgerError after ATTEMPTS_MAX conflicts.
-        """
-        state = await self._follower.catch_up()
-        for _ in range(ATTEMPTS_MAX):
+        def decided(state: AuthorityState) -> Decided | None:
             decision = decide(state, acting, command)
             if not decision.events:
-                return False
+                return None
             reached("root_manager.decided")
-            try:
-                appended = await self._ledger.append_authority(
-                    stamped.events(decision, self._stamper, datacenter=state.datacenter),
-                    term=acting.term,
-                    expected_sequence=state.position,
-                    grants=stamped.grants(decision, self._stamper),
-                )
-            except ConflictError as conflict:
-                state = await self._follower.catch_up(at_least=conflict.last_sequence)
-                continue
-            reached("root_manager.appended")
-            await self._follower.catch_up(at_least=appended.sequence)
-            return True
-        raise LedgerError(
-            f"the ledger moved on {ATTEMPTS_MAX} times: {type(command).__name__} waits"
-        )
+            return Decided(
+                events=stamped.events(decision, self._stamper, datacenter=state.datacenter),
+                term=acting.term,
+                grants=stamped.grants(decision, self._stamper),
+            )
+
+        if await self._deciding.carry_out(decided) is None:
+            return False
+        reached("root_manager.appended")
+        return True
 
     async def _follow(self, stop: asyncio.Event) -> None:
         woken = await set_by(self._nc, self._subjects.live_authority)

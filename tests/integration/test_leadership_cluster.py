@@ -55,7 +55,7 @@ async def test_whichever_server_is_killed_somebody_leads_and_there_is_one_author
         for recorded in decode_entry(message, datacenter="dc1").events
     ]
     terms = [event.term for event in events if isinstance(event, LeadershipAcquired)]
-    assert state.voids == ()
+    assert state.last_void is None
     assert terms == list(range(1, len(terms) + 1))
     assert [type(event) for event in events].count(RootPublished) == 1
 

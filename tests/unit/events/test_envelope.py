@@ -25,7 +25,7 @@ from events.envelope import (
 )
 from events.leadership import LeadershipReleased
 from events.leaves import LeafRefused
-from events.signers import GrantWithdrawn
+from events.signers import GrantWithdrawn, SignersAssigned
 from events.subjects import Subjects
 
 SUBJECTS = Subjects("dc1")
@@ -42,6 +42,15 @@ REFUSED = LeafRefused(
 )
 RELEASED = LeadershipReleased(node="n1", term=3, reason="shutdown")
 WITHDRAWN = GrantWithdrawn(signer=SIGNER, reason="lost")
+
+
+def ulid(number: int) -> str:
+    return f"01K2{number:022d}"
+
+
+ASSIGNED = SignersAssigned(
+    assignments=(), granted=(ulid(1), ulid(2)), withdrawn=(ulid(3),), reason="left"
+)
 
 
 def stamped(event: AnyEvent, number: int = 1, **overrides: Any) -> NewEvent:
@@ -101,12 +110,46 @@ def test_an_events_bytes_are_those_that_were_stored() -> None:
 
 
 def test_an_authority_entry_says_its_term_and_what_it_expects() -> None:
-    data = encode_entry([stamped(RELEASED)], term=3, expected_sequence=8, messages=4)
+    data = encode_entry([stamped(ASSIGNED)], term=3, expected_sequence=8, messages=4)
 
     entry = decode(data, SUBJECTS.authority)
 
     envelope = entry.events[0].envelope
     assert (envelope.term, envelope.expectedsequence, entry.messages) == (3, 8, 4)
+
+
+def decided(*events: AnyEvent, messages: int | None) -> bytes:
+    stamps = [stamped(event, number) for number, event in enumerate(events, 1)]
+    return encode_entry(stamps, term=3, expected_sequence=8, messages=messages)
+
+
+@pytest.mark.parametrize("messages", [None, 1])
+def test_an_authority_entry_that_changes_no_grant_is_one_message(messages: int | None) -> None:
+    assert decode(decided(RELEASED, messages=messages), SUBJECTS.authority).messages == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        decided(RELEASED, messages=2),
+        decided(RELEASED, messages=1000),
+        decided(ASSIGNED, messages=None),
+        decided(ASSIGNED, messages=1),
+        decided(ASSIGNED, messages=3),
+        decided(ASSIGNED, messages=5),
+        decided(ASSIGNED, ASSIGNED, messages=4),
+        decided(ASSIGNED, ASSIGNED, messages=7),
+        decided(replace(ASSIGNED, granted=(ulid(1), ulid(1))), messages=4),
+        decided(replace(ASSIGNED, withdrawn=(ulid(1),)), messages=4),
+    ],
+)
+def test_an_authority_entry_that_is_not_of_as_many_messages_as_it_says_is_void(
+    data: bytes,
+) -> None:
+    with pytest.raises(VoidEntryError) as void:
+        decode(data, SUBJECTS.authority)
+
+    assert void.value.kind == "atomic"
 
 
 def test_an_entry_is_as_large_as_it_may_be_and_no_larger() -> None:
