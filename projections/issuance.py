@@ -47,6 +47,7 @@ class WentBackError(Exception):
 _LEAF: Final = f"SELECT {', '.join(LeafRow.__struct_fields__)} FROM leaves "  # noqa: S608  # our names
 _FIRST: Final = _LEAF + "WHERE identity = ? AND request_id = ? ORDER BY sequence, position LIMIT 1"
 _LATEST: Final = _LEAF + "WHERE identity = ? ORDER BY sequence DESC, position DESC LIMIT ?"
+_NAMED: Final = _LEAF + "WHERE kind = ? AND name = ? ORDER BY sequence DESC, position DESC LIMIT ?"
 
 
 class IssuanceReader:
@@ -102,6 +103,10 @@ class IssuanceReader:
     def by_identity(self, identity: str, *, limit: int = 100) -> list[IssuedLeaf]:
         """Return the latest certificates of an identity, newest first; raises as `find` does."""
         return self._leaves(_LATEST, (identity, limit))
+
+    def by_name(self, kind: str, name: str, *, limit: int = 100) -> list[IssuedLeaf]:
+        """Return the same of a name, whatever the trust domain; looks at every row."""
+        return self._leaves(_NAMED, (kind, name, limit))
 
     def counts(self) -> IssuanceCounts:
         """Return how much there is; raises as `find` does."""

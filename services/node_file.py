@@ -139,7 +139,10 @@ def _at(node: NodeConfig, options: NodeOptions) -> NodeConfig:
     secure = options.tls or node.embedded.tls or not route.is_loopback(listen)
     first = options.port is None and not config_file(options.data).exists()
     wanted = options.port or (DEFAULT_PORT if first else node.embedded.port)
-    port = server_process.free_port(listen, wanted) if options.any_port else wanted
+    try:
+        port = server_process.free_port(listen, wanted) if options.any_port else wanted
+    except server_process.ServerError as error:
+        raise config.ConfigError(str(error)) from error
     if port != wanted and options.port is not None:
         raise config.ConfigError(f"port {wanted} of {listen} is taken: name another --nats-port")
     if port != wanted:

@@ -20,6 +20,7 @@ from services.clock import SystemClock
 from services.config import NodeConfig
 from services.keys.interface import WrongKeyEncryptionKeyError
 from services.keys.kek import KeyEncryptionKey
+from services.keys.kek import load as load_kek
 from services.nats_access import contexts, provision, route, server_process, tls
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import NatsLayout
@@ -102,8 +103,11 @@ def _make_keks(data: Path, *, made: bool) -> None:
     What names a key (`NAME.check`, no secret) stays beside it: a wrong one is told before anything
     is started, when nobody has taken the lead or folded a row yet.
     """
-    for name in KEKS:
-        file = data / "keys" / f"{name}.kek"
+    files = {name: data / "keys" / f"{name}.kek" for name in KEKS}
+    for file in files.values():
+        if file.exists():
+            _load_kek(file)  # before one of them is used, or made
+    for file in files.values():
         if not file.exists():
             if made:
                 raise config.ConfigError(
@@ -111,7 +115,7 @@ def _make_keks(data: Path, *, made: bool) -> None:
                     "Put it back; a new one would not help"
                 )
             write_atomically(file, f"{secrets.token_hex(32)}\n".encode(), mode=0o600)
-        check = KeyEncryptionKey(bytes.fromhex(_read_kek(file))).check.hex()
+        check = _load_kek(file).check.hex()
         beside = file.with_suffix(".check")
         if beside.exists() and beside.read_text().strip() != check:
             raise WrongKeyEncryptionKeyError(
@@ -120,6 +124,10 @@ def _make_keks(data: Path, *, made: bool) -> None:
             )
         if not made and not beside.exists():
             write_atomically(beside, f"{check}\n".encode())
+
+
+def _load_kek(file: Path) -> KeyEncryptionKey:
+    return load_kek(f"file:{file}")
 
 
 def _read_kek(file: Path) -> str:

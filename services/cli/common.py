@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from services.config import NodeConfig
 
 T = TypeVar("T")
 
 DEFAULT_DATA: Final = Path(".caledger")
 DEFAULT_DATACENTER: Final = "dc1"
+WIDTH_WITHOUT_TERMINAL: Final = 10_000
 
 
 class Exit(enum.IntEnum):
@@ -90,6 +93,13 @@ FolderOption = Annotated[
 def say(message: str) -> None:
     """Write a line for people, where it does not mix with output for programs."""
     print(message, file=sys.stderr, flush=True)
+
+
+def show(table: Table) -> None:
+    """Print a table: as wide as it is, where no terminal sets a width."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL).print(table)
 
 
 def run(work: Coroutine[Any, Any, T], *, talkative: bool = False) -> T:
@@ -171,8 +181,15 @@ def find(
         raise CliError("--data and --context each name a server: give one", Exit.USAGE)
     if context is not None:
         return _from_context(_contexts(environment) / f"{context}.json", datacenter)
-    if data is None and "CALEDGER_DATA" not in environment and "NATS_URL" in environment:
-        return _from_environment(environment, datacenter)
+    if data is None and not environment.get("CALEDGER_DATA"):
+        if environment.get("NATS_URL"):
+            return _from_environment(environment, datacenter)
+        for name in ("NATS_CREDS", "NATS_CA"):
+            if environment.get(name):
+                raise CliError(
+                    f"{name} is set and NATS_URL is not: say which server it is for, or unset it",
+                    Exit.USAGE,
+                )
     base = data or Path(environment.get("CALEDGER_DATA") or DEFAULT_DATA)
     return _from_folder(base, user or default_user, datacenter)
 

@@ -131,10 +131,20 @@ def _about_rate(config: NodeConfig) -> str:
 
 @contextmanager
 def one_at_a_time(data: Path) -> Iterator[None]:
-    """Hold the folder; raises CliError where another caledger does."""
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = data / "dev.lock"
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    """Hold the folder, made where it is missing; raises CliError where another caledger does."""
+    try:
+        str(data.absolute()).encode()
+    except UnicodeEncodeError:
+        raise CliError(f"{str(data)!a} is no UTF-8: name another folder", Exit.USAGE) from None
+    if data.exists() and not data.is_dir():
+        raise CliError(f"{data} is a file: name a folder", Exit.USAGE)
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(data / "dev.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise CliError(
+            f"{data} cannot be the folder of a node: {error.filename}: {error.strerror}", Exit.USAGE
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,7 +152,7 @@ def one_at_a_time(data: Path) -> Iterator[None]:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
             raise CliError(
                 f"{data} is in use by another caledger (process {holder or 'unknown'})",
-                Exit.FAULT,
+                Exit.USAGE,
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -166,9 +176,9 @@ def stop_left_over(data: Path) -> None:
         return
     for _ in range(LEFT_OVER_LOOKS):
         told = subprocess.run(
-            ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+            ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False
         )
-        if str(server_conf(data)) not in told.stdout:
+        if os.fsencode(server_conf(data)) not in told.stdout:
             return
         os.kill(pid, signal.SIGTERM)
         time.sleep(LOOK_EVERY_SECONDS)

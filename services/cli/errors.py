@@ -9,7 +9,8 @@ from events.log import LedgerError, UnreachableError
 from events.subjects import BadNameError
 from services import client, config, streams, transport
 from services.cli.common import CliError, Exit
-from services.keys.interface import KeyStoreError
+from services.keys.interface import KeyStoreError, WrongKeyEncryptionKeyError
+from services.keys.kek import KeyEncryptionKeyError
 from services.nats_access.contexts import ContextError
 from services.nats_access.jwt import TokenError
 from services.nats_access.permissions import BadGrantError
@@ -17,7 +18,7 @@ from services.nats_access.provision import ProvisionError
 from services.nats_access.seeds import SeedError
 from services.nats_access.server_config import ClearTextError
 from services.nats_access.server_process import ServerError
-from services.nats_access.users import UserError
+from services.nats_access.users import NotTakenError, UserError
 from services.pki.spiffe import SpiffeIdError
 from services.refusals import RefusedError
 
@@ -30,6 +31,8 @@ def judge(error: BaseException) -> CliError | None:
             return CliError(f"refused: {error.code}: {error.message}{wait}", Exit.FAULT)
         case transport.NotPermittedError():
             return CliError(f"not permitted: {error}", Exit.NOT_PERMITTED)
+        case NotTakenError():
+            return CliError(str(error), Exit.FAULT)
         case (
             config.ConfigError()
             | transport.SetupError()
@@ -40,6 +43,10 @@ def judge(error: BaseException) -> CliError | None:
             | ContextError()
             | ProvisionError()
             | ClearTextError()
+            | WrongKeyEncryptionKeyError()
+            | KeyEncryptionKeyError()
+            | SeedError()
+            | UserError()
         ):
             return CliError(str(error), Exit.USAGE)
         case client.NoAnswerError() | transport.TransportError() | UnreachableError():
@@ -49,12 +56,10 @@ def judge(error: BaseException) -> CliError | None:
             | LedgerError()
             | UnknownEventTypeError()
             | KeyStoreError()
-            | SeedError()
             | ServerError()
-            | UserError()
         ):
             return CliError(str(error), Exit.FAULT)
         case OSError() if error.filename is not None and error.errno != errno.EPIPE:
-            return CliError(f"{error.filename}: {error.strerror}", Exit.FAULT)
+            return CliError(f"{error.filename}: {error.strerror}", Exit.USAGE)
         case _:
             return None

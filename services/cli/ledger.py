@@ -21,6 +21,7 @@ from services.cli.common import (
     find,
     run,
     say,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -90,14 +91,14 @@ async def _replay(target: Target, selection: Selection, *, json: bool, follow: b
     client = await CaClient.connect(
         target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
     )
-    show = _json_line if json else _line
+    render = _json_line if json else _line
     try:
         async for stored in client.replay(after=selection.first - 1, follow=follow):
             if selection.past(stored.sequence):
                 return
             for recorded in _events(stored, target.datacenter):
                 if selection.takes(recorded):
-                    print(show(recorded), flush=follow)
+                    print(render(recorded), flush=follow)
             if selection.ends_with(stored.sequence):
                 return
     finally:
@@ -158,17 +159,17 @@ async def _verify(target: Target) -> tuple[list[Fault], Summary]:
 
 
 def _report(faults: list[Fault], summary: Summary) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from projections.verify import CHECKS
 
     for fault in faults:
         print(f"fault sequence={fault.sequence} check={fault.check}: {fault.text}")
-    table = Table(
-        title=f"ledger: sequences {summary.first} to {summary.last}, {summary.events} events, "
+    print(
+        f"ledger: sequences {summary.first} to {summary.last}, {summary.events} events, "
         f"{summary.leaves} certificates"
     )
+    table = Table()
     table.add_column("checked")
     table.add_column("that", overflow="fold")
     table.add_column("how often", justify="right")
@@ -176,7 +177,7 @@ def _report(faults: list[Fault], summary: Summary) -> None:
     for check, rule in CHECKS.items():
         found = sum(fault.check == check for fault in faults)
         table.add_row(check, rule, str(summary.checked.get(check, 0)), str(found or ""))
-    Console().print(table)
+    show(table)
     print(f"{len(faults)} faults" if faults else "no faults")
 
 

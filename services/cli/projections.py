@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.cli.common import CliError, Exit, FolderOption, JsonOption, node_of, run, say
+from services.cli.common import show as show_table
 
 if TYPE_CHECKING:
     from projections.issuance import IssuanceReader
+    from services.cli.selection import Selection
     from services.config import NodeConfig
 
 app = typer.Typer(
@@ -45,7 +47,9 @@ def position(data: FolderOption = None) -> None:
 def show(
     identity: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Certificates of this SPIFFE id, the newest first."),
+        typer.Option(
+            metavar="ID", help="Certificates of a SPIFFE id or of service.NAME, the newest first."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     json: JsonOption = False,
@@ -54,7 +58,9 @@ def show(
     """Show what the projections hold, with the sequence that it is true at."""
     from projections.issuance import IssuanceReader
     from projections.store import read_meta
+    from services.cli.selection import Selection
 
+    asked = Selection.of(identity=identity)
     file = node_of(data).projections_file
     with _told():
         read_meta(file)
@@ -63,7 +69,7 @@ def show(
             if identity is None:
                 _counts(reader, json=json)
             else:
-                _leaves(reader, identity, limit, json=json)
+                _leaves(reader, asked, limit, json=json)
         finally:
             reader.close()
 
@@ -81,18 +87,22 @@ def _counts(reader: IssuanceReader, *, json: bool) -> None:
     print(f"requests refused   {counts.refusals + counts.refusals_counted}")
 
 
-def _leaves(reader: IssuanceReader, identity: str, limit: int, *, json: bool) -> None:
+def _leaves(reader: IssuanceReader, asked: Selection, limit: int, *, json: bool) -> None:
     import msgspec
 
     at = reader.position()
-    found = reader.by_identity(identity, limit=limit)
+    if asked.spiffe_id is not None:
+        found = reader.by_identity(asked.spiffe_id, limit=limit)
+    else:
+        assert asked.service is not None, "an identity is one or the other"
+        found = reader.by_name("service", asked.service, limit=limit)
     if json:
         print(msgspec.json.encode({"position": at, "leaves": found}).decode())
         return
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{identity}, as of ledger sequence {at}")
+    print(f"{asked.spiffe_id or f'service.{asked.service}'}, as of ledger sequence {at}")
+    table = Table()
     for column in ("sequence", "serial", "request id", "not before", "not after", "irregular"):
         table.add_column(column, overflow="fold")
     for issued in found:
@@ -105,7 +115,7 @@ def _leaves(reader: IssuanceReader, identity: str, limit: int, *, json: bool) ->
             f"{leaf.not_after:%Y-%m-%d %H:%M}",
             issued.irregular or "",
         )
-    Console().print(table)
+    show_table(table)
 
 
 async def _rebuild(node: NodeConfig) -> int:

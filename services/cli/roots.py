@@ -77,22 +77,12 @@ def _show(bundle: bytes, json: bool) -> None:
     if json:
         print(bundle.decode(), flush=True)
         return
-    from rich.console import Console
-    from rich.table import Table
-
     from services.cli.signing_files import read_bundle
 
     read = read_bundle(bundle)
-    table = Table(title=f"trust domain {read.trust_domain}, ledger sequence {read.ledger_sequence}")
-    for column in ("id", "name", "active", "not before", "not after", "key"):
-        table.add_column(column, overflow="fold")
+    print(f"trust domain {read.trust_domain}, ledger sequence {read.ledger_sequence}")
     for root in read.roots:
-        table.add_row(
-            root.id,
-            root.name,
-            "yes" if root.active else "no",
-            f"{root.not_before:%Y-%m-%d}",
-            f"{root.not_after:%Y-%m-%d}",
-            f"{root.private_key_type} {root.private_key_bits}",
-        )
-    Console().print(table)
+        print(f"root {root.id}")
+        print(f"  name   {root.name}{' (active)' if root.active else ''}")
+        print(f"  valid  {root.not_before:%Y-%m-%d} to {root.not_after:%Y-%m-%d}")
+        print(f"  key    {root.private_key_type} {root.private_key_bits}", flush=True)

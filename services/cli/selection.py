@@ -36,6 +36,7 @@ class Selection(Struct):
         spiffe_id = service = None
         if identity is not None and identity.startswith("spiffe://"):
             spiffe_id = identity
+            _check(identity)
         elif identity is not None:
             kind, _, service = identity.partition(".")
             if kind != "service" or not service:
@@ -67,6 +68,13 @@ class Selection(Struct):
             and (self.spiffe_id is None or recorded.envelope.subject == self.spiffe_id)
             and (self.service is None or self.service == _service(recorded.envelope.subject))
         )
+
+
+def _check(spiffe_id: str) -> None:
+    try:
+        spiffe.parse(spiffe_id)
+    except spiffe.SpiffeIdError as error:
+        raise CliError(f"{spiffe_id!r} is no identity: {error}", Exit.USAGE) from error
 
 
 def _types(name: str) -> frozenset[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final, assert_never
 
 from events.base import Struct
-from events.subjects import BadNameError, Subjects
+from events.subjects import BadNameError, Subjects, decode_name
 
 SIGN_KINDS: Final = ("service",)  # kinds of identities that a certificate can be asked for
 EVERY_NAME: Final = "*"
@@ -107,7 +107,11 @@ def permissions(
 
 
 def sign_subject(subjects: Subjects, identity: str) -> str:
-    """Return where `service.web`, or all of `service.*`, is asked for; raises BadGrantError."""
+    """Return where `service.web`, or all of `service.*`, is asked for; raises BadGrantError.
+
+    A name may be percent-encoded, as it is in subjects; one that holds a wildcard of NATS has to
+    be, as nobody who writes `service.>` means the service of that name.
+    """
     kind, dot, name = identity.partition(".")
     if kind not in SIGN_KINDS or not dot:
         raise BadGrantError(
@@ -115,10 +119,23 @@ def sign_subject(subjects: Subjects, identity: str) -> str:
         )
     if name == EVERY_NAME:
         return subjects.sign_every(kind)
+    if {"*", ">"} & set(name):
+        raise BadGrantError(
+            f"{identity!r}: all services are '{kind}.{EVERY_NAME}'; a service of that very name is "
+            f"{kind}.{name.replace('*', '%2A').replace('>', '%3E')}"
+        )
     try:
-        return subjects.sign(kind, name)
+        return subjects.sign(kind, _decoded(name))
     except BadNameError as error:
         raise BadGrantError(f"{identity!r}: {error}") from error
+
+
+def _decoded(name: str) -> str:
+    """Return the name that this is the encoded form of, or itself."""
+    try:
+        return decode_name(name)
+    except BadNameError:
+        return name
 
 
 def streams_of(subjects: Subjects) -> tuple[str, ...]:

@@ -10,8 +10,7 @@ from typing import Final
 
 from services.nats_access.route import is_loopback
 
-
-# What a quoted string cannot hold as it stands; lone surrogates are a path's bytes that no UTF-8 is.
+# What no quoted string holds as it stands; lone surrogates are a path's bytes that are no UTF-8.
 _ESCAPED: Final = re.compile(r'["\\\x00-\x1f\x7f\udc80-\udcff]')
 
 
@@ -140,7 +139,7 @@ def _address(host: str, port: int) -> str:
 
 
 def _text(value: str) -> str:
-    """Quote a value: nats-server takes UTF-8 as it stands, and a byte as `\\xHH`; no JSON escapes."""
+    r"""Quote a value: nats-server takes UTF-8 as it stands, a byte as `\xHH`, none of JSON's."""
     return f'"{_ESCAPED.sub(_byte, value)}"'
 
 

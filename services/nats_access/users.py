@@ -45,6 +45,10 @@ class UserError(Exception):
     """A user that cannot be added or revoked; the text says why."""
 
 
+class NotTakenError(Exception):
+    """The server does not shut a user out, or does not say so: to repeat it is enough."""
+
+
 class User(Struct):
     """An entry of the register: public."""
 
@@ -181,7 +185,7 @@ async def revoke_user(
 
     Repeating it is harmless. Once the new token of the account is written here, every start of a
     server from this folder has it; so where a server cannot be told, this raises TransportError or
-    UserError, and to repeat it is enough. Raises UserError, SeedError too.
+    NotTakenError, and to repeat it is enough. Raises UserError, SeedError too.
     """
     now = clock.now()
     with locked(layout):
@@ -247,11 +251,15 @@ async def _push(layout: NatsLayout, token: str, *, servers: Sequence[str], ca: P
         answer = await nc.request(CLAIMS_UPDATE, token.encode(), timeout=PUSH_SECONDS_MAX)
         reply = msgspec.json.decode(answer.data, type=_Reply)
     except (nats_errors.Error, msgspec.MsgspecError) as error:
-        raise UserError(f"the server does not say that it shut the user out: {error}") from error
+        raise NotTakenError(
+            f"the server does not say that it shut the user out: {error}; repeat it"
+        ) from error
     finally:
         await nc.close()
     if reply.error is not None or reply.data is None or reply.data.get("code") != 200:
-        raise UserError(f"the server refused the account's new token: {reply.error or reply.data}")
+        raise NotTakenError(
+            f"the server refused the account's new token: {reply.error or reply.data}"
+        )
 
 
 def _write(layout: NatsLayout, entry: User) -> None:

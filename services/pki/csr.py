@@ -32,6 +32,8 @@ _BLOCK = re.compile(
     rb"-----END CERTIFICATE REQUEST-----\s*"
 )
 _DER_SEQUENCE: Final = b"\x30"
+_NO_PEM: Final = "no PEM-encoded data found"
+_NEITHER: Final = 'no signing request: send PEM, DER, or JSON {"csr": PEM, "request_id": ID}'
 _EXTENSION_REQUESTS = (
     x509.ObjectIdentifier("1.2.840.113549.1.9.14"),  # PKCS #9
     x509.ObjectIdentifier("1.3.6.1.4.1.311.2.1.14"),  # Microsoft's name for the same
@@ -69,7 +71,7 @@ def read(body: bytes) -> bytes:
         return body
     begin = _BEGIN.search(body)
     if begin is None:
-        raise _refused("malformed", "no PEM-encoded data found")
+        raise _refused("malformed", _NO_PEM if _is_text(body) else _NEITHER)
     if begin[1] != b"CERTIFICATE REQUEST":
         raise _refused("malformed", "first PEM-block should be CERTIFICATE REQUEST type")
     block = _BLOCK.fullmatch(body, begin.start())
@@ -79,6 +81,11 @@ def read(body: bytes) -> bytes:
         return binascii.a2b_base64(block[1].translate(None, b"\r\n \t"), strict_mode=True)
     except binascii.Error as error:
         raise _refused("malformed", f"the PEM block is not base64: {error}") from error
+
+
+def _is_text(body: bytes) -> bool:
+    """Say whether somebody meant to send PEM."""
+    return bool(body.strip()) and body.isascii() and b"\0" not in body
 
 
 def check(der: bytes, *, identity: str, trust_domain: str, datacenter: str) -> CheckedCsr:

@@ -48,7 +48,7 @@ def read_request(subjects: Subjects, subject: str, body: bytes) -> SignRequest:
     """
     if len(body) > BODY_BYTES_MAX:
         raise RefusedError(
-            "too_large", f"a request has at most {BODY_BYTES_MAX} bytes, not {len(body)}"
+            "too_large", f"a request has at most {BODY_BYTES_MAX} bytes; this one has more"
         )
     kind, name, partition = read_name(subjects, subject)
     if body.lstrip(_BLANK).startswith(b"{"):

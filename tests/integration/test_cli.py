@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import stat
 import sys
@@ -179,6 +180,18 @@ async def test_what_answers_nothing_is_not_reachable(dev: Caledger) -> None:
         ("sign", "service", "web", "--key-type", "ed25519"),
         ("user", "add", "x", "--expires", "soon"),
         ("user", "add", "x", "--sign", "web"),
+        ("user", "add", "x y"),
+        ("user", "add", "../../evil"),
+        ("user", "add", "x", "--sign", "service.>"),
+        ("user", "revoke", "nosuch"),
+        ("sign", "service", "web", "--out", "/etc/passwd"),
+        ("projections", "show", "--identity", "bogus"),
+        ("projections", "show", "--identity", "spiffe://bogus"),
+        ("dev", "--data", "data/caledger.toml"),
+        ("dev", "--data", "data/caledger.toml/x"),
+        ("dev", "--data", "/proc/foo"),
+        ("init", "--data", "/proc/foo"),
+        ("dev", "--data", "fresh", "--listen", "300.1.1.1"),
         ("run", "signer", "--config", "missing.toml"),
         ("run", "cook", "--config", "missing.toml"),
     ],
@@ -272,10 +285,54 @@ async def test_the_projections_are_shown_and_rebuilt(dev: Caledger) -> None:
     rebuilt = await dev.run("projections", "rebuild")
     position = await dev.run("projections", "position")
     shown = json.loads((await dev.run("projections", "show", "--identity", uri, "--json")).out)
+    by_name = await dev.run("projections", "show", "--identity", "service.projected", "--json")
 
     assert rebuilt.code == 0, rebuilt
     assert int(position.out) >= reached  # type: ignore[operator]  # a JSON number
     assert [leaf["leaf"]["name"] for leaf in shown["leaves"]] == ["projected"]
+    assert json.loads(by_name.out)["leaves"] == shown["leaves"]
+
+
+@pytest.mark.parametrize("command", ["replay", "verify"])
+async def test_a_reader_that_goes_away_is_no_fault(dev: Caledger, command: str) -> None:
+    """As with `caledger ledger replay | head -1`: no message, and how SIGPIPE ends a program."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.cli", "ledger", command, "--data", str(dev.data)),
+        stdout=writes,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writes)
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+
+    assert (process.returncode, err) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+async def test_output_that_cannot_be_written_is_told_in_a_line(dev: Caledger) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.cli", "ledger", "replay", "--data", str(dev.data)),
+            stdout=full,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, err = await asyncio.wait_for(process.communicate(), 20)
+
+    assert err == b"caledger: cannot write: No space left on device\n"
+    assert process.returncode == 2
+
+
+async def test_what_is_no_terminal_sees_no_wrapped_line(dev: Caledger) -> None:
+    signed = await dev.run("sign", "service", "unwrapped", "--json", "--request-id", "u" * 64)
+    serial = json.loads(signed.out)["SerialNumber"].replace(":", "").lstrip("0")
+    shown = await dev.run("projections", "show", "--identity", "service.unwrapped")
+    [root] = json.loads((await dev.run("roots", "get", "--json")).out)["Roots"]
+    got = await dev.run("roots", "get")
+
+    assert any(serial in line and "u" * 64 in line for line in shown.out.splitlines()), shown
+    assert f"root {root['ID']}\n" in got.out
+    assert max(map(len, got.out.splitlines())) <= 80
 
 
 async def test_a_user_may_do_what_it_was_given_until_it_is_revoked(dev: Caledger) -> None:

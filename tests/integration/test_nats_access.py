@@ -299,7 +299,7 @@ async def test_a_client_of_every_name_may_sign_any(access: AccessServer) -> None
 
 async def test_a_name_that_is_no_token_is_granted_as_it_is_asked_for(access: AccessServer) -> None:
     signer = await careless_signer(access)
-    odd = await access.client("odd", "service.a.b *")
+    odd = await access.client("odd", "service.a%2Eb%20%2A")
 
     await odd.request("ca.dc1.sign.service.a%2Eb%20%2A", b"csr", timeout=5)
 

@@ -83,7 +83,7 @@ async def test_a_folder_that_is_in_use_is_an_error(tmp_path: Path) -> None:
         second = await run("dev", "--data", dev.data, cwd=tmp_path)
         init = await run("init", "--data", dev.data, cwd=tmp_path)
 
-        assert second.code == init.code == 1
+        assert second.code == init.code == 2
         assert f"in use by another caledger (process {dev.supervisor})" in second.err
         assert second.err == init.err
         await signed(dev, "web")
@@ -216,6 +216,31 @@ async def test_a_lost_key_encryption_key_is_not_made_again(tmp_path: Path) -> No
     assert not (data / "keys" / "root.kek").exists()
 
 
+@pytest.mark.parametrize("name", ["root", "signing", "nats"])
+async def test_a_key_encryption_key_that_others_may_read_is_told_first(
+    tmp_path: Path, name: str
+) -> None:
+    data = tmp_path / "data"
+    command = ("init", "--data", data, "--nats-port", str(free_port()))
+    assert (await run(*command, cwd=tmp_path)).code == 0
+    (data / "keys" / f"{name}.kek").chmod(0o644)
+
+    ran = await run("dev", "--data", data, cwd=tmp_path)
+
+    assert ran.code == 2, ran
+    assert f"chmod 600 {data / 'keys' / f'{name}.kek'}" in ran.err
+    assert not (data / "run").exists()
+
+
+async def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / 'dä ta "q"'
+    folder.mkdir()
+    async with Caledger(folder) as dev:
+        await signed(dev, "web")
+    async with Caledger(folder) as dev:
+        assert (await dev.run("ledger", "verify")).code == 0
+
+
 async def test_a_worker_refuses_to_run_without_its_assertions(tmp_path: Path) -> None:
     data = tmp_path / "data"
     assert (
@@ -257,7 +282,7 @@ async def test_a_wrong_key_encryption_key_is_told_and_changes_nothing(
         timeout=60,
     )
 
-    assert wrong.code == 1, wrong
+    assert wrong.code == 2, wrong
     assert "ready" not in wrong.out
     assert "key-encryption key" in wrong.err
     assert "Traceback" not in wrong.err

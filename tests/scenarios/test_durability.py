@@ -147,7 +147,7 @@ async def test_a_wrong_key_encryption_key_changes_nothing_on_disk_or_in_a_stream
     tmp_path: Path, name: str, workers: list[str]
 ) -> None:
     """`dev` with another key in one of its three places, and the workers that use it by themselves:
-    a clear error and exit code 1; every stream ends where it ended, every file is as it was but the
+    a clear error and exit code 2; every stream ends where it ended, every file is as it was but the
     server's own, and with the right key everything is as before.
     """
     data = tmp_path / "data"
@@ -165,7 +165,7 @@ async def test_a_wrong_key_encryption_key_changes_nothing_on_disk_or_in_a_stream
 
     wrong = await run("dev", "--data", data, "--nats-port", str(dev.port), cwd=tmp_path)
 
-    assert wrong.code == 1, wrong
+    assert wrong.code == 2, wrong
     assert f"{name}.kek" in wrong.err
     assert "key-encryption key" in wrong.err
     assert "Traceback" not in wrong.err

@@ -106,6 +106,8 @@ async def test_the_first_of_two_is_the_answer_for_ever(tmp_path: Path) -> None:
     assert found.sequence == first
     assert [each.sequence for each in reader.by_identity(WEB)] == [first + 1, first]
     assert len(reader.by_identity(WEB, limit=1)) == 1
+    assert reader.by_name("service", "web") == reader.by_identity(WEB)
+    assert reader.by_name("service", "we") == []
     reader.close()
 
 

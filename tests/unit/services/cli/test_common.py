@@ -12,7 +12,11 @@ from services.cli.common import CliError, Exit, Target, find
 from services.cli.errors import judge
 from services.client import NoAnswerError
 from services.config import ConfigError
+from services.keys.interface import WrongKeyEncryptionKeyError
+from services.keys.kek import KeyEncryptionKeyError
 from services.nats_access.provision import provision
+from services.nats_access.seeds import WrongKeyError
+from services.nats_access.users import NotTakenError, UserError
 from services.refusals import RefusedError
 from services.streams import SetupError
 from services.transport import NotPermittedError, NotSecureError, UnreachableError
@@ -108,6 +112,19 @@ def test_the_default_folder_is_the_last_resort(tmp_path: Path) -> None:
         assert found().servers == ("nats://admin:1",)
 
 
+@pytest.mark.parametrize("name", ["NATS_CREDS", "NATS_CA"])
+def test_credentials_without_their_server_are_not_ignored(tmp_path: Path, name: str) -> None:
+    data = node(tmp_path / ".caledger", "admin")
+
+    with contextlib.chdir(tmp_path):
+        with pytest.raises(CliError, match=f"{name} is set and NATS_URL is not") as error:
+            found({name: "x"})
+        assert found({name: "x", "CALEDGER_DATA": str(data)}).servers == ("nats://admin:1",)
+        assert found({name: "x"}, data=data).servers == ("nats://admin:1",)
+
+    assert error.value.code is Exit.USAGE
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"creds": "x"}'])
 def test_a_context_that_is_none_is_told(tmp_path: Path, content: str) -> None:
     data = node(tmp_path, "admin")
@@ -124,7 +141,13 @@ def test_a_context_that_is_none_is_told(tmp_path: Path, content: str) -> None:
     [
         (RefusedError("rate_limited", "later", retry_after=1.0), 1),
         (SetupError("a stream differs"), 1),
+        (NotTakenError("the server says no"), 1),
         (ConfigError("no such key"), 2),
+        (UserError("no user nobody"), 2),
+        (WrongKeyEncryptionKeyError("another key"), 2),
+        (KeyEncryptionKeyError("chmod 600"), 2),
+        (WrongKeyError("another key"), 2),
+        (FileExistsError(17, "File exists", "/etc/passwd"), 2),
         (UnreachableError("nobody"), 3),
         (NotSecureError("clear text"), 3),
         (NoAnswerError("silence"), 3),

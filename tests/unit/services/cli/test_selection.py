@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from events.envelope import Envelope, Recorded
 from events.leadership import LeadershipReleased
-from services.cli.common import CliError
+from services.cli.common import CliError, Exit
 from services.cli.selection import Selection
 from tests.factories import NOW, WEB, service_uri
 
@@ -64,6 +64,13 @@ def test_a_service_is_named_by_its_name_or_by_its_spiffe_id() -> None:
 
 def test_a_service_whose_name_has_dots_can_be_named() -> None:
     assert Selection.of(identity="service.a.b").takes(recorded(subject=service_uri("a.b")))
+
+
+def test_a_spiffe_id_that_is_none_is_refused() -> None:
+    with pytest.raises(CliError) as refused:
+        Selection.of(identity="spiffe://x")
+
+    assert refused.value.code is Exit.USAGE
 
 
 def test_since_goes_by_the_servers_time_and_includes_it() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,7 +112,7 @@ def test_a_name_is_granted_as_one_token_or_not_at_all(name: str) -> None:
     *prefix, token = subject.split(".")
 
     assert prefix == ["ca", "dc1", "sign", "service"]
-    assert decode_name(token) == name
+    assert decode_name(token) in (name, unquote(name))
     assert not set(token) & set("*> ")
 
 
@@ -127,8 +129,22 @@ def test_a_name_is_granted_as_one_token_or_not_at_all(name: str) -> None:
         "agent.a",
         "Service.web",
         "service.\ud800",
+        "service.>",
+        "service.web.>",
+        "service.web*",
+        "service.**",
     ],
 )
 def test_what_is_no_identity_is_not_granted(identity: str) -> None:
     with pytest.raises(BadGrantError):
         sign_subject(SUBJECTS, identity)
+
+
+def test_a_service_named_like_a_wildcard_is_granted_where_it_is_written_so() -> None:
+    """Who writes `service.>` means the wildcard, which is written `service.*`."""
+    with pytest.raises(BadGrantError, match=r"all services are 'service\.\*'.*service\.%3E"):
+        sign_subject(SUBJECTS, "service.>")
+
+    assert sign_subject(SUBJECTS, "service.%3E") == "ca.dc1.sign.service.%3E"
+    assert sign_subject(SUBJECTS, "service.a%2Eb") == sign_subject(SUBJECTS, "service.a.b")
+    assert sign_subject(SUBJECTS, "service.100%") == "ca.dc1.sign.service.100%25"

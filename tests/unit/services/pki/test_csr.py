@@ -69,6 +69,7 @@ def pem_without(old: bytes, new: bytes = b"") -> bytes:
 
 
 NO_PEM = "no PEM-encoded data found"
+NEITHER = 'no signing request: send PEM, DER, or JSON {"csr": PEM, "request_id": ID}'
 WRONG_TYPE = "first PEM-block should be CERTIFICATE REQUEST type"
 NOT_WHOLE = "the PEM block is not whole, or something follows it"
 
@@ -76,7 +77,10 @@ NOT_WHOLE = "the PEM block is not whole, or something follows it"
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", NO_PEM),
+        (b"", NEITHER),
+        (b" \n", NEITHER),
+        (b"\x7fELF\0\0", NEITHER),
+        (b"hello", NO_PEM),
         (b"{}", NO_PEM),
         (b"x-----BEGIN CERTIFICATE REQUEST-----\n", NO_PEM),
         (factories.pem_of(b"x", "CERTIFICATE"), WRONG_TYPE),

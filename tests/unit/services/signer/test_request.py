@@ -141,7 +141,10 @@ def test_an_id_that_is_none_is_bad_request_id(request_id: object) -> None:
 
 
 def test_too_large_is_said_before_anything_is_read() -> None:
-    assert refused(b"{" * (BODY_BYTES_MAX + 1), "ca.dc1.work.7.nonsense").code == "too_large"
+    told = refused(b"{" * (BODY_BYTES_MAX + 1), "ca.dc1.work.7.nonsense")
+
+    assert told.code == "too_large"
+    assert told.message == "a request has at most 65536 bytes; this one has more"  # cut before us
 
 
 def outcome(body: bytes) -> str | None:
