@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from events.subjects import Subjects
+from services.nats_access.route import Route, Transport
 
 BINARY = Path(sys.executable).parent / "nats-server"
 READY_SECONDS = 30.0
@@ -243,8 +243,18 @@ async def connect(urls: Sequence[str], **options: Any) -> Client:
         "reconnect_time_wait": 0.05,
         "connect_timeout": 1,
     }
+    nc = _Client(urls)
     async with asyncio.timeout(READY_SECONDS):
-        return await nats.connect(list(urls), **{**defaults, **options})
+        await nc.connect(list(urls), **{**defaults, **options})
+    return nc
+
+
+class _Client(Client):
+    """nats-py's client with our transport: its own forgets to close what a server hung up on."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        super().__init__()
+        self._transport = Transport(Route.plan(urls, ca=None))
 
 
 async def _answers(nc: Client, subject: str, body: object, *servers: NatsServer) -> None:

@@ -52,24 +52,27 @@ async def assigned_to(client: CaClient, node: str, *, slots: Sequence[int]) -> N
             await asyncio.sleep(0.05)
 
 
-async def both_know_the_roots(client: CaClient) -> None:
+async def both_know_the_roots(client: CaClient, *pids: int) -> None:
     """Return once two root-managers answer with the same roots: each does, whether it leads or not.
 
-    One that was stopped is back then, and has folded the authority.
+    One that was stopped is back then, and has folded the authority. Each is asked while the other
+    is stopped: of two answers the server lets the first through to CLIENTS.
     """
-    inbox = client.nc.new_inbox()
-    subscription = await client.nc.subscribe(inbox)
     async with asyncio.timeout(30):
         while True:
-            await client.nc.publish(client.subjects.roots_get, b"", reply=inbox)
-            await asyncio.sleep(0.2)
-            answers = [
-                (await subscription.next_msg(timeout=1)).data
-                for _ in range(subscription.pending_msgs)
-            ]
-            if len(answers) == 2 and answers[0] == answers[1] and b'"Roots"' in answers[0]:
-                break
-    await subscription.unsubscribe()
+            answers = [await roots_without(client, pid) for pid in pids]
+            if answers[0] == answers[1]:
+                return
+
+
+async def roots_without(client: CaClient, pid: int) -> bytes:
+    """Return the roots, from somebody else than this process."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await stands_still(pid)
+        return await client.roots(timeout=30)
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def old_after_new(events: Sequence[Recorded], since: Recorded) -> list[Recorded]:
@@ -158,12 +161,11 @@ async def test_a_root_manager_that_was_stopped_while_another_node_took_over_reco
             await stands_still(old)
             assert armed.exists()
             dev.kill("leader-elector")
-            for worker in LEADERS:
-                await second.start(worker)
+            _, new = [await second.start(worker) for worker in LEADERS]
             taken = await acquired_by(client, "n2")
             await assigned_to(client, "n2", slots=[1])
             os.kill(old, signal.SIGCONT)
-            await both_know_the_roots(client)
+            await both_know_the_roots(client, old, new.pid)
             # More to decide, for whoever thinks that it may: it has folded again by now.
             joining.terminate()
             await second.ended(joining)
@@ -233,7 +235,7 @@ async def test_two_root_managers_of_one_node_that_both_decided_make_one_root(
         for process in both:
             os.kill(process.pid, signal.SIGCONT)
         client = await admin(server.data)
-        await both_know_the_roots(client)
+        await both_know_the_roots(client, *(process.pid for process in both))
         await client.close()
         await made_once(server)
 
@@ -258,12 +260,11 @@ async def test_an_authority_that_was_decided_by_a_deposed_node_is_not_recorded(
         old = await first.start("root-manager", environment=stop)
         await stands_still(old.pid)
         elector.kill()
-        for worker in LEADERS:
-            await second.start(worker)
+        _, new = [await second.start(worker) for worker in LEADERS]
         await made_once(server)
         old.send_signal(signal.SIGCONT)
         client = await admin(server.data)
-        await both_know_the_roots(client)
+        await both_know_the_roots(client, old.pid, new.pid)
         for worker in ("replicator", "signer"):
             await second.start(worker)
         await until_ready(client)
