@@ -11,6 +11,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 from tenacity import (
     AsyncRetrying,
+    RetryCallState,
     RetryError,
     retry_if_exception,
     stop_after_delay,
@@ -40,6 +41,7 @@ from events.log import (
     UnreachableError,
 )
 from events.lookup import Lookup, NotDefiniteError
+from events.loudly import Loudly
 from events.reader import LedgerReader
 from events.subjects import Subjects
 
@@ -47,6 +49,7 @@ __all__ = ["JetStreamLedger", "LedgerReader"]
 
 COMMIT_MESSAGE_SECONDS: Final = 0.002  # more patience, for each message of an atomic append
 BACKOFF_MAX_SECONDS: Final = 1.0
+QUIET_TRIES: Final = 1  # that may fail before it is told of
 
 
 class JetStreamLedger:
@@ -139,8 +142,15 @@ class JetStreamLedger:
         if self._nc.is_closed:
             raise UnreachableError("the connection is closed")
         deadline = asyncio.get_running_loop().time() + self._limit
+        loudly = Loudly("an append has no definite answer yet", subject=append.messages[0].subject)
+
+        def tell(tried: RetryCallState) -> None:
+            if tried.attempt_number > QUIET_TRIES and tried.outcome is not None:
+                loudly.still(str(tried.outcome.exception()))
+
         tries = AsyncRetrying(
             retry=retry_if_exception(_is_open),
+            before_sleep=tell,
             wait=wait_random_exponential(multiplier=0.02, max=BACKOFF_MAX_SECONDS),
             stop=stop_after_delay(self._limit),
         )

@@ -25,7 +25,7 @@ class Entropy(Protocol):
         ...
 
     def serial(self) -> int:
-        """Return a new certificate serial number: positive, 128 random bits (failure F12)."""
+        """Return a new serial number: positive, 128 random bits, 17 octets in DER (failure F12)."""
         ...
 
     def token(self) -> str:
@@ -54,8 +54,8 @@ class SystemEntropy:
         return str(ULID.from_int(millisecond << 80 | secrets.randbits(80)))
 
     def serial(self) -> int:
-        """Return 128 random bits with the highest set: positive, always 17 octets in DER."""
-        return secrets.randbits(128) | (1 << 127)
+        """Return 128 random bits below a bit that is always set (RFC 5280, 4.1.2.2: 20 octets)."""
+        return 1 << 128 | secrets.randbits(128)
 
     def token(self) -> str:
         """Return 128 random bits in hex."""

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from events.log import Ledger
+from events.loudly import Loudly
 from projections import store
-from services.replicator.replica import STALE_WAIT_SECONDS, Replica
+from services.replicator.replica import STALE_PATIENCE_SECONDS, STALE_WAIT_SECONDS, Replica
 
 
 class RebuildRunningError(Exception):
@@ -35,12 +36,16 @@ async def rebuild(
         store.delete(building)
         store.create(building, datacenter=datacenter)
         last = await ledger.last_sequence()
+        waiting = Loudly("waiting for the rest of the ledger", patience=STALE_PATIENCE_SECONDS)
         async with Replica(ledger, datacenter=datacenter, path=building) as replica:
             while replica.position < last:
                 if stop is not None and stop.is_set():
                     raise RebuildStoppedError(f"{building} is at {replica.position} of {last}")
                 if not await replica.advance():
-                    await asyncio.sleep(STALE_WAIT_SECONDS)  # our copy lags behind the leader's
+                    # Our copy lags behind the leader's, or the last append is not whole: whoever
+                    # leads then sees to it that something comes after it.
+                    waiting.still(f"{replica.position} of {last} is there and whole")
+                    await asyncio.sleep(STALE_WAIT_SECONDS)
             position = replica.position
         store.move(building, path)
     return position

@@ -11,6 +11,7 @@ import structlog
 from events.catalogue import UnknownEventTypeError
 from events.envelope import Stored
 from events.log import Ledger
+from events.loudly import Loudly
 from projections.authority import AuthorityState, fold
 from projections.ledger_fold import Folded, LedgerFold, Read, read
 from projections.store import (
@@ -24,6 +25,7 @@ from services.breakpoints import reached
 
 BATCH_MAX: Final = 256  # messages in one transaction
 STALE_WAIT_SECONDS: Final = 0.02  # between two looks at a copy that lags behind the leader's
+STALE_PATIENCE_SECONDS: Final = 1.0  # of a copy's lag, before it is told of
 
 _log = structlog.get_logger()
 
@@ -137,9 +139,11 @@ class Replica:
 
     async def _message(self, sequence: int) -> Stored:
         """Return a message that the stream's leader has, also where our copy lags behind."""
+        lagging = lagging_copy()
         while True:
             if messages := await self._ledger.read(sequence - 1, limit=1):
                 return messages[0]
+            lagging.still(f"it has no entry {sequence}")
             await asyncio.sleep(STALE_WAIT_SECONDS)
 
     async def _fold_authority(self, meta: FileMeta) -> AuthorityState:
@@ -148,6 +152,7 @@ class Replica:
         That both folds agree is a property of `LedgerFold` (and tested as one).
         """
         state = AuthorityState(datacenter=self._datacenter)
+        lagging = lagging_copy()
         while state.position < meta.authority_position:
             messages = await self._ledger.read_authority(state.position)
             for stored in messages:
@@ -160,8 +165,18 @@ class Replica:
                     " projections file has: the file is of another ledger"
                 )
             if not messages:
+                lagging.still(
+                    f"its authority entries end at {state.position}, not {meta.authority_position}"
+                )
                 await asyncio.sleep(STALE_WAIT_SECONDS)
         return state
+
+
+def lagging_copy() -> Loudly:
+    """Return what tells of a wait for a copy of the ledger."""
+    return Loudly(
+        "waiting for a copy that lags behind the leader's", patience=STALE_PATIENCE_SECONDS
+    )
 
 
 def _report(batch: list[Folded]) -> None:

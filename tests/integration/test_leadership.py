@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from events.envelope import encode_entry
 from events.leadership import LeadershipAcquired, LeadershipReleased
+from events.ledger import JetStreamLedger
+from events.log import OutcomeUnknownError
 from projections.authority import AuthorityState, Leader
 from services.buckets import bucket
 from services.leases import LeaderLease, read_leases
 from tests.integration.leading import SUBJECTS, Site, ended, leader_is, running
+from tests.ledger import assigned, ulid
 
 
 @pytest.fixture
@@ -189,3 +193,36 @@ async def test_terms_only_rise_while_leaders_are_killed_again_and_again(site: Si
     terms = [term for kind, _, term in await leadership(site) if kind == "acquired"]
     assert terms == list(range(1, len(terms) + 1))
     assert len(terms) >= 10
+
+
+async def test_an_append_without_its_grants_is_settled_by_a_new_term(site: Site) -> None:
+    """One publish of an entry that says two messages, on an idle ledger: nobody could append."""
+    signer = ulid()
+    async with running(await site.elector("a", lease_seconds=30)):
+        await until_lease(site, node="a", term=1)
+        state = await site.state()
+        events, _ = assigned([signer])
+        torn = encode_entry(events, term=1, expected_sequence=state.position, messages=2)
+        await site.nc.request(SUBJECTS.authority, torn, timeout=5)
+        await until_lease(site, node="a", term=2)
+        state = await site.state()
+
+    assert state.leader == Leader(node="a", term=2)
+    assert not state.signers
+
+
+async def test_an_outcome_that_is_unknown_when_the_lead_ends_ends_the_run(site: Site) -> None:
+    """Rule 6 of architecture 3.1: the append may be stored at any time after; whoever is started
+    next folds before it decides."""
+    elector = await site.elector("a", lease_seconds=1)
+    run = asyncio.create_task(elector.run(asyncio.Event()))
+    await until_lease(site, node="a", term=1)
+    lock = elector._deciding._ledger
+    assert isinstance(lock, JetStreamLedger)
+    async with lock._authority:  # as while another try waits for its answer
+        await bucket(site.nc, SUBJECTS.lease_bucket).purge(SUBJECTS.leader_lease())
+        async with asyncio.timeout(10):
+            with pytest.raises(OutcomeUnknownError):
+                await run
+
+    assert await lease(site) is None

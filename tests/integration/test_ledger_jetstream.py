@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from structlog.testing import capture_logs
 
 from events.append import leaves_append
 from events.envelope import Stored
@@ -292,12 +293,21 @@ async def test_nothing_is_sent_while_there_is_no_connection(
     while nc.is_connected:
         await asyncio.sleep(0.001)
 
-    appended = await JetStreamLedger(nc, SUBJECTS).append_leaves(
-        SIGNER, [leaf(SIGNER, grant=2)], grant_sequence=2
-    )
+    with capture_logs() as told:
+        appended = await JetStreamLedger(nc, SUBJECTS).append_leaves(
+            SIGNER, [leaf(SIGNER, grant=2)], grant_sequence=2
+        )
 
     assert appended.sequence == 3
     assert sum(is_append(frame) for frame in proxy.sent) == 1
+    assert told == [
+        {
+            "event": "an append has no definite answer yet",
+            "subject": SUBJECTS.leaves(SIGNER),
+            "reason": "not connected",
+            "log_level": "warning",
+        }
+    ]
     await nc.close()
 
 

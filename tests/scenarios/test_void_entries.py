@@ -151,8 +151,9 @@ def names(dev: Caledger, program: str, sequence: int) -> bool:
 async def test_void_entries_on_authority_stop_nothing_and_are_named_by_all(
     dev: Caledger, faults: dict[int, str]
 ) -> None:
-    """Garbage, an empty list, another family's event, an event id used before and a wrong
-    expectedsequence, each stored conditionally on authority as a root-manager's entry is.
+    """Garbage, an empty list, another family's event, an event id used before, a wrong
+    expectedsequence and a false number of messages, each stored conditionally on authority as a
+    root-manager's entry is.
 
     The leader stays who it was although one of them says otherwise; the root-manager and both
     signers name each of them in their logs, as does the replicator.
@@ -184,6 +185,10 @@ async def test_void_entries_on_authority_stop_nothing_and_are_named_by_all(
         await on_authority(
             dev, lambda last: encode_entry([usurped()], term=99, expected_sequence=last - 1)
         ): "expected",
+        await on_authority(
+            dev,
+            lambda last: encode_entry([usurped()], term=99, expected_sequence=last, messages=1000),
+        ): "atomic",
     }
     faults.update(written)
 

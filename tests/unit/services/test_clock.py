@@ -22,3 +22,14 @@ def test_two_writers_in_one_process_never_share_an_event_id() -> None:
     ids = [writer.stamp(event, subject="n1").id for _ in range(2_000) for writer in writers]
 
     assert len(set(ids)) == len(ids)
+
+
+def test_f12_a_serial_is_positive_of_17_octets_and_128_of_its_bits_are_random() -> None:
+    serials = [SystemEntropy().serial() for _ in range(200)]
+    always = ever = serials[0]
+    for serial in serials:
+        always, ever = always & serial, ever | serial
+
+    assert (always, ever) == (1 << 128, (1 << 129) - 1)
+    assert len(set(serials)) == len(serials)
+    assert {len(serial.to_bytes(serial.bit_length() // 8 + 1, "big")) for serial in serials} == {17}
