@@ -161,8 +161,10 @@ class LedgerReader:
         reply = self._replies.get(message.subject)
         if reply is None:
             return  # of a read that was given up
-        if message.headers and "Status" in message.headers:
-            reply.end = message.headers
+        headers = message.headers or {}
+        # A stored message may begin with a status as well: that is up to whoever wrote it.
+        if "Status" in headers and "Nats-Subject" not in headers:
+            reply.end = headers
             reply.complete.set()
         else:
             reply.messages.append(message)

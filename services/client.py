@@ -214,14 +214,14 @@ class CaClient:
         query = msgspec.json.encode({"last_by_subj": self.subjects.ledger})
         answer = await self._ask(self.subjects.audit_read, query, ANSWER_SECONDS)
         headers = answer.headers or {}
-        return 0 if "Status" in headers else int(headers["Nats-Sequence"])
+        return int(headers.get("Nats-Sequence", "0"))  # 404: there is none
 
     async def _read_roots(self, query: dict[str, object]) -> tuple[int, bytes] | None:
         answer = await self._ask(
             self.subjects.roots_read, msgspec.json.encode(query), ANSWER_SECONDS
         )
         headers = answer.headers or {}
-        if "Status" in headers:  # 404: there is none
+        if "Nats-Sequence" not in headers:  # 404: there is none
             return None
         return int(headers["Nats-Sequence"]), answer.data
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 from nats import errors as nats_errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -26,7 +27,7 @@ from tenacity import (
 )
 
 from events.subjects import Subjects
-from services.nats_access import jwt
+from services.nats_access import jwt, wire
 from services.nats_access.route import (
     RECONNECT_WAIT_SECONDS,
     HungUpError,
@@ -133,6 +134,7 @@ class _Client(Client):
         self._ended = False
         self._first_error: Exception | None = None
         self._transport = Transport(route)
+        self._ps = wire.WireParser(self)
 
     async def open(self, *, creds: Path | None, inbox_prefix: str, name: str) -> None:
         """Connect once: each server is tried until one answers; raises TransportError."""
@@ -202,6 +204,34 @@ class _Client(Client):
         self._remember(subject)
         return await super().subscribe(subject, *args, **options)
 
+    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
+        return wire.read_headers(headers) if headers else None
+
+    def _build_message(
+        self,
+        sid: int,
+        subject: bytes,
+        reply: bytes,
+        data: bytes,
+        headers: dict[str, str] | None,
+    ) -> Msg | None:
+        """Make a message; None, which drops it, where its subject or reply is not UTF-8."""
+        try:
+            built: Msg = super()._build_message(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:
+            self._trouble("a message was dropped: its subject is not UTF-8")
+            return None
+        return built
+
+    async def _read_loop(self) -> None:
+        """Read until the connection is lost or given up: where nothing reads on, it is lost.
+
+        nats-py's own ends on an error that it did not foresee, and the connection stays open, deaf.
+        """
+        await super()._read_loop()
+        if self.is_connected and self._reading_task is asyncio.current_task():
+            await self._process_op_err(ConnectionAbortedError("what the server sent is not NATS"))
+
     def _remember(self, subject: str) -> None:
         if self._on_permission_error is None or subject in self._asked:
             return
@@ -221,6 +251,9 @@ class _Client(Client):
         if not self._opened:
             self._first_error = error
             return
+        self._trouble(text)
+
+    def _trouble(self, text: str) -> None:
         now = asyncio.get_running_loop().time()
         said, at = self._said
         if text != said or now - at >= LOG_EVERY_SECONDS:

@@ -69,6 +69,8 @@ class Desk:
         with _Hostile("a signing request could not be read"):
             request = read_request(self._subjects, work.subject, work.body)
             work.identity = self._identity(request.name)
+            if work.nameless:
+                raise RefusedError("malformed", "the headers leave open who asks")
             if request.csr_der is not None:
                 work.csr_sha256 = hashlib.sha256(request.csr_der).hexdigest()
             work.request = request

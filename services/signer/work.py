@@ -11,11 +11,12 @@ import msgspec
 from events.envelope import NewEvent
 from events.leaves import LeafIssued
 from projections.issuance import IssuedLeaf
+from services.nats_access.wire import REQUEST_INFO
 from services.pki.csr import CheckedCsr
 from services.signer.request import BODY_BYTES_MAX, SignRequest
 
-REPLY_PREFIXES: Final = ("_R_.", "_INBOX.")
-REQUEST_INFO: Final = "Nats-Request-Info"
+ACROSS_ACCOUNTS: Final = "_R_."  # what a server makes of a reply subject of another account
+REPLY_PREFIXES: Final = (ACROSS_ACCOUNTS, "_INBOX.")
 EVENT_BYTES: Final = 1_500  # of an event, its certificate apart
 
 
@@ -51,6 +52,15 @@ class Work:
     def requester(self) -> str | None:
         """Return who asked."""
         return requester_of(self.headers)
+
+    @property
+    def nameless(self) -> bool:
+        """Say whether it came from another account and does not tell from whom.
+
+        Whose header block does not end as it must, hides what the server adds behind it; so does
+        who forges it. Where there are no accounts, as in tests, nobody is told.
+        """
+        return self.requester is None and self.replies[0].startswith(ACROSS_ACCOUNTS)
 
 
 @dataclass(slots=True, eq=False)
