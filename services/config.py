@@ -47,6 +47,7 @@ class EmbeddedSection(Section):
     listen: str = "127.0.0.1"  # address; any that is not loopback needs TLS
     port: Annotated[int, Meta(ge=1, le=65535)] = 4222
     tls: bool = False
+    advertise: tuple[str, ...] = ()  # what else others call it: names and addresses in its TLS
 
     @property
     def reach(self) -> str:

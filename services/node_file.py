@@ -17,7 +17,7 @@ from events.subjects import check_datacenter
 from services import config
 from services.breakpoints import reached
 from services.config import EmbeddedSection, InitialSection, KeysSection, NatsSection, NodeConfig
-from services.nats_access import route, server_process
+from services.nats_access import addresses, route, server_process
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import NatsLayout
 from services.pki import spiffe
@@ -43,6 +43,7 @@ class NodeOptions(Struct):
     listen: str | None = None
     port: int | None = None
     tls: bool = False
+    advertise: tuple[str, ...] = ()  # more names and addresses of the server, for its certificate
     server: str | None = None  # a nats-server that runs elsewhere
     ca: Path | None = None  # its transport CA
     replicas: int = 1
@@ -133,6 +134,7 @@ def _agreeing(node: NodeConfig, options: NodeOptions) -> NodeConfig:
 
 def _at(node: NodeConfig, options: NodeOptions) -> NodeConfig:
     """Return the configuration with the address that the embedded server gets this time."""
+    advertise = _advertised(options)
     if node.embedded is None:
         return node
     listen = options.listen or node.embedded.listen
@@ -147,13 +149,30 @@ def _at(node: NodeConfig, options: NodeOptions) -> NodeConfig:
         raise config.ConfigError(f"port {wanted} of {listen} is taken: name another --nats-port")
     if port != wanted:
         _log.warning("port taken; using another", taken=wanted, port=port)
-    embedded = EmbeddedSection(listen=listen, port=port, tls=secure)
+    if advertise and not secure:
+        raise config.ConfigError(
+            "--advertise adds names to the server's TLS certificate: it needs --tls, or a --listen "
+            "that others reach"
+        )
+    embedded = EmbeddedSection(
+        listen=listen,
+        port=port,
+        tls=secure,
+        advertise=tuple(dict.fromkeys((*node.embedded.advertise, *advertise))),
+    )
     ca = NatsLayout(options.data, node.datacenter).transport_ca if secure else None
     return replace(
         node,
         embedded=embedded,
         nats=replace(node.nats, servers=(embedded.url,), ca=ca),
     )
+
+
+def _advertised(options: NodeOptions) -> list[str]:
+    try:
+        return [addresses.check(name) for name in options.advertise]
+    except ValueError as error:
+        raise config.ConfigError(f"--advertise: {error}") from error
 
 
 def write(data: Path, node: NodeConfig) -> None:
@@ -191,6 +210,8 @@ def write(data: Path, node: NodeConfig) -> None:
             f"port = {node.embedded.port}",
             f"tls = {str(node.embedded.tls).lower()}",
         ]
+        if node.embedded.advertise:
+            lines.append(f"advertise = [{', '.join(map(_text, node.embedded.advertise))}]")
     write_atomically(file, "\n".join([*lines, ""]).encode())
 
 

@@ -61,7 +61,7 @@ async def set_up(options: NodeOptions) -> NodeConfig:
     _make_keks(options.data, made=made)
     reached("init.keks")
     layout = provision.provision(options.data, node.datacenter, nats_kek(options.data))
-    _write_server(layout, node)
+    _write_server(layout, node, advertise=options.advertise)
     write(options.data, node)
     reached("init.configured")
     if not made:
@@ -69,7 +69,7 @@ async def set_up(options: NodeOptions) -> NodeConfig:
     return config.load(config_file(options.data))
 
 
-def _write_server(layout: NatsLayout, node: NodeConfig) -> None:
+def _write_server(layout: NatsLayout, node: NodeConfig, *, advertise: tuple[str, ...]) -> None:
     """Write the server's configuration, its TLS files, and the contexts that lead to it.
 
     For a server elsewhere it is what that may be started with; where its TLS is not ours, only
@@ -81,6 +81,7 @@ def _write_server(layout: NatsLayout, node: NodeConfig) -> None:
     listen = host if route.is_loopback(host) else "0.0.0.0"  # noqa: S104 - with TLS only
     if node.embedded is not None:
         listen = host = node.embedded.listen
+        advertise = node.embedded.advertise
     if ours:
         files = None
         if node.nats.ca is not None:
@@ -90,6 +91,7 @@ def _write_server(layout: NatsLayout, node: NodeConfig) -> None:
                 kek=nats_kek(layout.data),
                 datacenter=layout.datacenter,
                 now=SystemClock().now(),
+                advertise=advertise,
             )
         provision.write_server_conf(
             layout, node=node.node, listen=listen, port=url.port or DEFAULT_PORT, tls=files

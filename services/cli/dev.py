@@ -28,6 +28,15 @@ ListenOption = Annotated[
         "TLS, and has it.",
     ),
 ]
+AdvertiseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--advertise",
+        metavar="NAME_OR_ADDRESS",
+        help="What else other machines call this one, for the server's TLS certificate; "
+        "repeatable, and kept.",
+    ),
+]
 TlsOption = Annotated[bool, typer.Option("--tls", help="TLS on loopback too.")]
 TrustDomainOption = Annotated[
     str | None,
@@ -44,6 +53,7 @@ def dev(
     datacenter: DatacenterOption = None,
     listen: ListenOption = None,
     tls: TlsOption = False,
+    advertise: AdvertiseOption = None,
     trust_domain: TrustDomainOption = None,
     csr_max_per_second: Annotated[
         float | None,
@@ -78,6 +88,7 @@ def dev(
         listen=listen,
         port=nats_port,
         tls=tls,
+        advertise=tuple(advertise or ()),
     )
     colors = sys.stderr.isatty() and not no_color and not os.environ.get("NO_COLOR")
     try:

@@ -9,6 +9,7 @@ import typer
 
 from services.cli.common import FolderOption, folder, run, say
 from services.cli.dev import (
+    AdvertiseOption,
     DatacenterOption,
     ListenOption,
     PortOption,
@@ -23,6 +24,7 @@ def init(
     datacenter: DatacenterOption = None,
     listen: ListenOption = None,
     tls: TlsOption = False,
+    advertise: AdvertiseOption = None,
     trust_domain: TrustDomainOption = None,
     csr_max_per_second: Annotated[
         float | None, typer.Option(min=0, help="Rate limit of the CA (50, as in Consul; 0: off).")
@@ -55,6 +57,7 @@ def init(
         listen=listen,
         port=nats_port,
         tls=tls,
+        advertise=tuple(advertise or ()),
         server=server,
         ca=ca,
         replicas=replicas,

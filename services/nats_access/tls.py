@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,12 +13,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from services.nats_access import addresses, route
 from services.nats_access.files import write_atomically
 from services.nats_access.seeds import seal, unseal
 from services.nats_access.server_config import TlsFiles
 
 CA_YEARS: Final = 10
 SERVER_DAYS: Final = 397  # what TLS libraries accept of a server at most
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 RENEW_BEFORE: Final = timedelta(days=60)  # a server that is started later gets a new certificate
 
 _BACKDATED: Final = timedelta(hours=1)  # clients' clocks may be behind
@@ -34,18 +35,26 @@ def files(folder: Path) -> TlsFiles:
     )
 
 
-def ensure(folder: Path, *, listen: str, kek: bytes, datacenter: str, now: datetime) -> TlsFiles:
+def ensure(
+    folder: Path,
+    *,
+    listen: str,
+    kek: bytes,
+    datacenter: str,
+    now: datetime,
+    advertise: Sequence[str] = (),
+) -> TlsFiles:
     """Make what is missing: the CA, and a certificate of this machine's server that lasts.
 
-    The certificate names localhost, the loopback addresses, this machine and `listen`; one that
-    does not, or that ends soon, is made anew. The CA's key is sealed. Raises SeedError and
-    WrongKeyError.
+    The certificate names localhost, the loopback addresses, this machine, `listen` (a wildcard: all
+    addresses of this machine) and whatever `advertise` adds; one that does not, or that ends soon,
+    is made anew. The CA's key is sealed. Raises SeedError and WrongKeyError.
     """
     found = files(folder)
     sealed = folder / "transport-ca.sealed"
     if not found.ca.exists() or not sealed.exists():
         _make_ca(found.ca, sealed, kek=kek, datacenter=datacenter, now=now)
-    names = _names(listen)
+    names = _names(listen, advertise)
     if not _serves(found, names, now):
         key = serialization.load_der_private_key(unseal(sealed, kek), password=None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -138,17 +147,21 @@ def _serves(found: TlsFiles, names: Sequence[x509.GeneralName], now: datetime) -
     )
 
 
-def _names(listen: str) -> list[x509.GeneralName]:
-    dns = dict.fromkeys(["localhost", socket.gethostname()])
-    addresses = ["127.0.0.1", "::1"]
+def _names(listen: str, advertise: Sequence[str]) -> list[x509.GeneralName]:
+    own = addresses.host_names(in_full=not route.is_loopback(listen))
+    names = (*LOOPBACK, listen, *advertise, *own)
+    found = dict.fromkeys(_name_of(name) for name in names)
+    wildcards = [x509.IPAddress(ipaddress.ip_address(every)) for every in ("0.0.0.0", "::")]  # noqa: S104
+    if found.keys() & wildcards:
+        found |= dict.fromkeys(x509.IPAddress(each) for each in addresses.local_addresses())
+    return [name for name in found if name not in wildcards]
+
+
+def _name_of(name: str) -> x509.GeneralName:
     try:
-        addresses.append(str(ipaddress.ip_address(listen)))
+        return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        dns[listen] = None
-    return [
-        *(x509.DNSName(name) for name in dns if name),
-        *(x509.IPAddress(ipaddress.ip_address(text)) for text in dict.fromkeys(addresses)),
-    ]
+        return x509.DNSName(name)
 
 
 def _builder(

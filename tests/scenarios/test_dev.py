@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from services.nats_access import provision, server_process
+from services.nats_access.addresses import local_addresses
 from services.transport import NotSecureError, connect
 from tests.nats import free_port
 from tests.scenarios.caledger import PROGRAMS, WORKERS, Caledger, Ran, alive, run
@@ -316,7 +317,8 @@ async def test_no_answer_in_time_keeps_the_key_for_the_same_request(tmp_path: Pa
 
 
 async def test_a_listener_that_others_reach_speaks_tls_only(tmp_path: Path) -> None:
-    async with Caledger(tmp_path, "--listen", "0.0.0.0") as dev:
+    """Whoever reaches it by another of its names or addresses knows it by its certificate."""
+    async with Caledger(tmp_path, "--listen", "0.0.0.0", "--advertise", "localhost") as dev:
         assert dev.out.startswith(f"ready tls://127.0.0.1:{dev.port} ")
         await signed(dev, "web")
         added = await dev.run("user", "add", "shop", "--sign", "service.shop")
@@ -334,6 +336,18 @@ async def test_a_listener_that_others_reach_speaks_tls_only(tmp_path: Path) -> N
             },
         )
         assert by_environment.code == 0, by_environment
+        own = [str(address) for address in local_addresses() if address.version == 4]
+        for host in (*own, "localhost"):  # the server listens on IPv4 here
+            elsewhere = await run(
+                *("roots", "get"),
+                cwd=tmp_path,
+                environment={
+                    "NATS_URL": f"tls://{host}:{dev.port}",
+                    "NATS_CREDS": context["creds"],
+                    "NATS_CA": context["ca"],
+                },
+            )
+            assert elsewhere.code == 0, (host, elsewhere)
         with pytest.raises(NotSecureError):
             await connect(
                 [f"nats://127.0.0.1:{dev.port}"],

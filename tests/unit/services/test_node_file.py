@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from services import config
-from services.node_file import ContradictionError, NodeOptions, config_file, settle
+from services.node_file import ContradictionError, NodeOptions, config_file, settle, write
 from tests.nats import free_port
 
 
@@ -62,6 +62,27 @@ def test_an_address_that_others_reach_has_tls(tmp_path: Path) -> None:
     assert node.embedded.tls
     assert node.nats.servers[0].startswith("tls://127.0.0.1:")
     assert node.nats.ca == tmp_path / "nats" / "tls" / "ca.pem"
+
+
+def test_advertised_names_are_kept_and_added_to(tmp_path: Path) -> None:
+    settled(tmp_path, listen="0.0.0.0", port=free_port(), advertise=("ca.example",))
+
+    again = settled(tmp_path, port=free_port(), advertise=("192.0.2.7", "ca.example"))
+
+    assert again.embedded is not None
+    assert again.embedded.advertise == ("ca.example", "192.0.2.7")
+    write(tmp_path, again)
+    assert config.load(config_file(tmp_path)).embedded == again.embedded
+
+
+@pytest.mark.parametrize(
+    "options", [{"advertise": ("ca.example",)}, {"advertise": ("a b",), "tls": True}], ids=str
+)
+def test_a_name_that_no_certificate_would_hold_is_refused(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    with pytest.raises(config.ConfigError, match="--advertise"):
+        settled(tmp_path, port=free_port(), **options)
 
 
 def test_a_server_elsewhere_is_named_with_its_ca(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 
 from services.nats_access import tls
+from services.nats_access.addresses import host_names, local_addresses
 from services.nats_access.seeds import WrongKeyError
 from services.nats_access.server_config import TlsFiles
 
@@ -107,12 +108,17 @@ def test_the_wrong_key_makes_no_certificate_and_changes_nothing(tmp_path: Path) 
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_every_address_is_of_this_machine_or_asked_for(tmp_path: Path) -> None:
-    files = ensure(tmp_path, listen="0.0.0.0")
+@pytest.mark.parametrize("listen", ["0.0.0.0", "::"])
+def test_a_server_on_every_address_is_known_by_each_and_by_what_is_advertised(
+    tmp_path: Path, listen: str
+) -> None:
+    more = ("ca.example", "198.51.100.7")
+    files = tls.ensure(tmp_path, listen=listen, kek=KEK, datacenter="dc1", now=NOW, advertise=more)
 
     san = certificate(files.certificate).extensions.get_extension_for_class(
         x509.SubjectAlternativeName
     )
-    for address in san.value.get_values_for_type(x509.IPAddress):
-        assert isinstance(address, ipaddress.IPv4Address | ipaddress.IPv6Address)
-        assert address.is_loopback or address.is_unspecified
+    found = set(san.value.get_values_for_type(x509.IPAddress))
+    assert found == {*map(ipaddress.ip_address, ("127.0.0.1", "::1", more[1])), *local_addresses()}
+    names = set(san.value.get_values_for_type(x509.DNSName))
+    assert names == {"localhost", "ca.example", *host_names(in_full=True)}
