@@ -120,14 +120,14 @@ async def test_no_group_is_larger_than_an_entry_should_be() -> None:
 
 
 async def test_no_group_has_more_bytes_than_an_entry_may() -> None:
-    third = LEAVES_BYTES_MAX // 3 + 1
+    size = LEAVES_BYTES_MAX // (3 * CHUNK) + 1  # three chunks are one item too large
     async with running() as bench:
-        bench.group.put(pieces(*range(40), size=third))
+        bench.group.put(pieces(*range(12 * CHUNK), size=size))
         for number in range(1, 5):
             await bench.until(number)
             bench.go.release()
 
-    assert all(len(group) * third < 4 * LEAVES_BYTES_MAX for group in bench.committed)
+    assert all(len(group) * size < LEAVES_BYTES_MAX + CHUNK * size for group in bench.committed)
 
 
 async def test_a_full_queue_gives_back_what_it_has_no_room_for() -> None:
@@ -216,4 +216,4 @@ async def test_everything_else_gets_its_turn_between_two_chunks() -> None:
         await bench.until(1)
         counting.cancel()
 
-    assert turns >= LEAVES_MAX // 8
+    assert turns >= LEAVES_MAX // CHUNK
