@@ -37,6 +37,10 @@ class NoAnswerError(Exception):
     """Nobody answered in time, or the connection is gone."""
 
 
+class RefusedLateError(RefusedError):
+    """A no to a request that was sent more than once: an earlier sending may have got its yes."""
+
+
 class ErrorTold(Struct):
     """Why there is no certificate."""
 
@@ -212,12 +216,12 @@ class CaClient:
     async def last_sequence(self) -> int:
         """Return the last sequence of the ledger (0: empty), as far as whoever answers knows."""
         query = msgspec.json.encode({"last_by_subj": self.subjects.ledger})
-        answer = await self._ask(self.subjects.audit_read, query, ANSWER_SECONDS)
+        answer, _ = await self._ask(self.subjects.audit_read, query, ANSWER_SECONDS)
         headers = answer.headers or {}
         return int(headers.get("Nats-Sequence", "0"))  # 404: there is none
 
     async def _read_roots(self, query: dict[str, object]) -> tuple[int, bytes] | None:
-        answer = await self._ask(
+        answer, _ = await self._ask(
             self.subjects.roots_read, msgspec.json.encode(query), ANSWER_SECONDS
         )
         headers = answer.headers or {}
@@ -226,18 +230,24 @@ class CaClient:
         return int(headers["Nats-Sequence"]), answer.data
 
     async def _request(self, subject: str, body: bytes, timeout: float) -> bytes:
-        answer = await self._ask(subject, body, timeout)
-        if (error := _error(answer.data)) is not None:
-            raise RefusedError(error.code, error.message, retry_after=error.retry_after)
+        answer, sendings = await self._ask(subject, body, timeout)
+        if (error := _error(answer)) is not None:
+            raise (RefusedError if sendings == 1 else RefusedLateError)(
+                error.code, error.message, retry_after=error.retry_after
+            )
         return answer.data
 
-    async def _ask(self, subject: str, body: bytes, timeout: float) -> Msg:
-        """Send the same bytes again after each silence, until somebody answers.
+    async def _ask(self, subject: str, body: bytes, timeout: float) -> tuple[Msg, int]:
+        """Return the answer, and how often it was asked for: the same bytes after each silence.
 
         Every sending names the same inbox, so that a late answer to the first counts as well.
+        "Not ready" is no answer yet where it says when to ask again; in the end, it is what is
+        raised.
         """
         answers: asyncio.Queue[_Heard] = asyncio.Queue()
         inbox = self.nc.new_inbox()
+        not_ready: RefusedError | None = None
+        sendings = 0
         try:
             subscription = await self.nc.subscribe(inbox, cb=answers.put)
             try:
@@ -245,32 +255,44 @@ class CaClient:
                     async with asyncio.timeout(timeout):
                         while True:
                             await self.nc.publish(subject, body, reply=inbox)
-                            if (answer := await _answer(answers)) is not None:
-                                return answer
+                            sendings += 1
+                            wait = ASK_AGAIN_SECONDS
+                            while (answer := await _answer(answers, wait)) is not None:
+                                if (not_ready := _not_ready(answer)) is None:
+                                    return answer, sendings
+                                if not_ready.retry_after is None:
+                                    raise not_ready
+                                wait = max(ASK_AGAIN_SECONDS, not_ready.retry_after)
             finally:
                 if not self.nc.is_closed:
                     await subscription.unsubscribe()
         except TimeoutError:
-            raise NoAnswerError(f"no answer on {subject} within {timeout:g} s") from None
+            raise not_ready or NoAnswerError(
+                f"no answer on {subject} within {timeout:g} s"
+            ) from None
         except NatsError as error:
             raise NoAnswerError(f"{subject}: {error}") from error
 
 
-async def _answer(answers: asyncio.Queue[_Heard]) -> Msg | None:
-    """Return an answer, or None after a silence: no responders, and "not ready", are silence."""
+async def _answer(answers: asyncio.Queue[_Heard], seconds: float) -> Msg | None:
+    """Return an answer, or None after a silence, which is also what no responders are."""
     try:
-        async with asyncio.timeout(ASK_AGAIN_SECONDS):
+        async with asyncio.timeout(seconds):
             while True:
                 answer = await answers.get()
                 if not isinstance(answer, Msg):
                     raise answer
-                if (answer.headers or {}).get("Status") == "503":
-                    continue
-                if (error := _error(answer.data)) is not None and error.code == "not_ready":
-                    continue
-                return answer
+                if (answer.headers or {}).get("Status") != "503":
+                    return answer
     except TimeoutError:
         return None
+
+
+def _not_ready(answer: Msg) -> RefusedError | None:
+    error = _error(answer)
+    if error is None or error.code != "not_ready":
+        return None
+    return RefusedError(error.code, error.message, retry_after=error.retry_after)
 
 
 async def _pushed(queue: asyncio.Queue[_Heard]) -> None:
@@ -295,10 +317,10 @@ def _ledger_sequence(bundle: bytes) -> int:
         raise NoAnswerError(f"a trust bundle that cannot be read: {error}") from error
 
 
-def _error(data: bytes) -> ErrorTold | None:
-    if not data.startswith(b'{"error"'):
+def _error(answer: Msg) -> ErrorTold | None:
+    if not answer.data.startswith(b'{"error"'):
         return None
     try:
-        return msgspec.json.decode(data, type=ErrorReply).error
+        return msgspec.json.decode(answer.data, type=ErrorReply).error
     except msgspec.MsgspecError as error:
         raise NoAnswerError(f"an answer that cannot be read: {error}") from error

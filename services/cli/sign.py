@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,7 +13,6 @@ from services.cli.common import (
     ContextOption,
     DatacenterOption,
     DataOption,
-    Exit,
     JsonOption,
     UserOption,
     find,
@@ -26,6 +25,16 @@ if TYPE_CHECKING:
     from services.cli.signing_files import SigningFiles
 
 app = typer.Typer(no_args_is_help=True, help="Ask for a certificate.")
+
+# What is wrong with the request itself, so that no signer ever says yes to it.
+_NEVER_ISSUED: Final = frozenset(
+    {
+        *("malformed", "too_large", "bad_signature", "uri_count", "email_san", "san_not_allowed"),
+        *("identity_mismatch", "wrong_trust_domain", "wrong_datacenter", "key_not_allowed"),
+        *("bad_name", "bad_request_id"),
+    }
+)
+_ASK_AGAIN: Final = frozenset({"rate_limited", "not_ready", "pending", "internal"})
 
 
 @app.callback()
@@ -92,7 +101,8 @@ async def _sign(
 ) -> bytes:
     import asyncio
 
-    from services.client import CaClient, NoAnswerError
+    from services.cli.errors import judge
+    from services.client import CaClient, NoAnswerError, RefusedLateError
     from services.clock import SystemClock, SystemEntropy
     from services.refusals import RefusedError
 
@@ -101,6 +111,7 @@ async def _sign(
         target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
     )
     try:
+        files.finish()
         bundle = await client.roots(timeout=timeout)
         chosen = request_id or SystemEntropy().ulid(SystemClock().now())
         if csr_file is not None:
@@ -110,16 +121,17 @@ async def _sign(
         try:
             left = max(deadline - asyncio.get_running_loop().time(), 0.1)
             reply = await client.sign(files.name, csr, request_id=chosen, timeout=left)
-        except NoAnswerError as error:
+        except (NoAnswerError, RefusedError) as error:
+            if isinstance(error, RefusedError) and error.code not in _ASK_AGAIN:
+                asked_before = request_id is not None or isinstance(error, RefusedLateError)
+                if error.code in _NEVER_ISSUED and not asked_before:
+                    files.forget(chosen)  # no certificate can ever come for its key
+                raise
+            told = judge(error)
+            assert told is not None, "both are told"
             raise CliError(
-                f"not reachable: {error}; to ask again for the same certificate: "
-                f"--request-id {chosen}",
-                Exit.UNREACHABLE,
+                f"{told}; to ask again for the same certificate: --request-id {chosen}", told.code
             ) from error
-        except RefusedError as error:
-            if error.code != "rate_limited":
-                files.forget(chosen)
-            raise
         files.install(chosen, csr, reply, bundle)
         return reply
     finally:

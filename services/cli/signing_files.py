@@ -1,4 +1,8 @@
-"""What `caledger sign` leaves on disk: a key and its certificate together, or neither."""
+"""What `caledger sign` leaves on disk: a key, and the certificate for it.
+
+Each file is replaced whole, and one after the other: for a moment a new key stands beside the old
+certificate. A run that ends in that moment is finished by the next.
+"""
 
 from __future__ import annotations
 
@@ -86,18 +90,31 @@ class SigningFiles:
         if leaf.public_key() != x509.load_pem_x509_csr(csr.encode()).public_key():
             raise CliError("the certificate in the answer is for another key", Exit.FAULT)
         key_file, _ = self._pending(request_id)
+        self.finish()
         contents = [
             (self.roots, "".join(root.root_cert for root in read_bundle(bundle).roots).encode())
         ]
         if key_file.exists():
             contents.append((self.key, key_file.read_bytes()))
         contents.append((self.certificate, pem.encode()))
-        staged = [(file, file.with_name(f".{file.name}.staged")) for file, _ in contents]
-        for (file, content), (_, aside) in zip(contents, staged, strict=True):
-            write_atomically(aside, content, mode=0o600 if file == self.key else 0o644)
-        for file, aside in staged:  # nothing is left that could fail for want of space
-            aside.replace(file)
+        for file, content in contents:
+            write_atomically(_staged(file), content, mode=0o600 if file == self.key else 0o644)
+        self.finish()
         self.forget(request_id)
+
+    def finish(self) -> None:
+        """Put in place what is ready beside it; needs no space.
+
+        The certificate is the last to be made ready: without it, what else there is is left over
+        from a run that was cut off before it changed anything.
+        """
+        whole = _staged(self.certificate).exists()
+        for file in (self.roots, self.key, self.certificate):
+            aside = _staged(file)
+            if not whole:
+                aside.unlink(missing_ok=True)
+            elif aside.exists():
+                aside.replace(file)
 
     def forget(self, request_id: str) -> None:
         """Remove the key that waits for this request; nothing happens where there is none."""
@@ -111,6 +128,10 @@ class SigningFiles:
             raise CliError("a request id has 1 to 64 of A-Z, a-z, 0-9, _ and -", Exit.USAGE)
         stem = f".{self._stem}-{request_id}"
         return self._folder / f"{stem}-key.pem", self._folder / f"{stem}.csr"
+
+
+def _staged(file: Path) -> Path:
+    return file.with_name(f".{file.name}.staged")
 
 
 def _make_key(key_type: str) -> PrivateKey:

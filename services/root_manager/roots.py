@@ -20,7 +20,13 @@ SEQUENCE_HEADER: Final = "Caledger-Ledger-Sequence"
 ANSWERED: Final = ("_R_.", "_INBOX.")  # an asker can name any subject as reply (architecture 6.1)
 
 _NOT_READY: Final = msgspec.json.encode(
-    {"error": {"code": "not_ready", "message": "CA is uninitialized: no root certificate"}}
+    {
+        "error": {
+            "code": "not_ready",
+            "message": "CA is uninitialized: no root certificate",
+            "retry_after": 0.25,  # an authority is made in about that
+        }
+    }
 )
 _NOT_READY_HEADERS: Final = {
     "Nats-Service-Error": "CA is uninitialized: no root certificate",

@@ -10,7 +10,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from services.client import CaClient, NoAnswerError
+from services.client import CaClient, NoAnswerError, RefusedLateError
 from services.refusals import RefusedError
 from tests.nats import NatsServer
 
@@ -25,8 +25,9 @@ async def ca(nats_server: NatsServer) -> AsyncIterator[CaClient]:
     await client.close()
 
 
-def refusal(code: str) -> bytes:
-    return json.dumps({"error": {"code": code, "message": "no", "retry_after": 2}}).encode()
+def refusal(code: str, retry_after: float | None = 2) -> bytes:
+    told = {"code": code, "message": "no", "retry_after": retry_after}
+    return json.dumps({"error": told}).encode()
 
 
 async def test_silence_is_asked_again_with_the_same_bytes(ca: CaClient, nc: Client) -> None:
@@ -71,15 +72,63 @@ async def test_nobody_there_is_waited_for(ca: CaClient, nc: Client) -> None:
     assert await asyncio.wait_for(asking, 5) == b"{}"
 
 
-async def test_not_ready_is_asked_again_until_the_deadline(ca: CaClient, nc: Client) -> None:
+async def test_not_ready_is_asked_again_when_it_says_and_told_at_the_deadline(
+    ca: CaClient, nc: Client
+) -> None:
+    loop = asyncio.get_running_loop()
+    heard: list[float] = []
+
     async def signer(message: Msg) -> None:
-        await message.respond(refusal("not_ready"))
+        heard.append(loop.time())
+        await message.respond(refusal("not_ready", retry_after=0.6))
 
     await nc.subscribe(WEB, cb=signer)
     await nc.flush()
 
-    with pytest.raises(NoAnswerError, match=r"within 0\.6 s"):
-        await ca.sign("web", "CSR", request_id="R1", timeout=0.6)
+    with pytest.raises(RefusedError) as refused:
+        await ca.sign("web", "CSR", request_id="R1", timeout=1)
+    assert (refused.value.code, refused.value.message) == ("not_ready", "no")
+    assert len(heard) == 2
+    assert heard[1] - heard[0] >= 0.55
+
+
+async def test_not_ready_with_no_word_of_when_is_told_at_once(ca: CaClient, nc: Client) -> None:
+    async def signer(message: Msg) -> None:
+        await message.respond(refusal("not_ready", retry_after=None))
+
+    await nc.subscribe(WEB, cb=signer)
+    await nc.flush()
+
+    with pytest.raises(RefusedError, match="no"):
+        await asyncio.wait_for(ca.sign("web", "CSR", request_id="R1", timeout=60), 10)
+
+
+async def test_an_answer_that_comes_after_not_ready_counts(ca: CaClient, nc: Client) -> None:
+    async def signer(message: Msg) -> None:
+        await message.respond(refusal("not_ready", retry_after=60))
+        await message.respond(b"{}")
+
+    await nc.subscribe(WEB, cb=signer)
+    await nc.flush()
+
+    assert await ca.sign("web", "CSR", request_id="R1", timeout=5) == b"{}"
+
+
+async def test_a_no_after_a_silence_is_told_as_late(ca: CaClient, nc: Client) -> None:
+    """The first sending may have been granted, and its answer lost."""
+    asked = 0
+
+    async def signer(message: Msg) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            await message.respond(refusal("malformed"))
+
+    await nc.subscribe(WEB, cb=signer)
+    await nc.flush()
+
+    with pytest.raises(RefusedLateError):
+        await ca.sign("web", "CSR", request_id="R1")
 
 
 async def test_a_no_is_final_and_carries_the_code(ca: CaClient, nc: Client) -> None:
@@ -96,6 +145,7 @@ async def test_a_no_is_final_and_carries_the_code(ca: CaClient, nc: Client) -> N
     with pytest.raises(RefusedError) as refused:
         await ca.sign("web", "CSR", request_id="R1")
     assert (refused.value.code, refused.value.retry_after, asked) == ("rate_limited", 2, 1)
+    assert not isinstance(refused.value, RefusedLateError)
 
 
 async def test_an_answer_that_cannot_be_read_is_no_answer(ca: CaClient, nc: Client) -> None:

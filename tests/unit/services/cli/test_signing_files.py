@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 
 import msgspec
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from projections.bundle import BundleRoot, Roots
 from services.cli.common import CliError
@@ -148,6 +150,47 @@ def test_a_renewal_keeps_the_old_pair_until_the_new_one_is_whole(tmp_path: Path)
     assert files.key.read_bytes() != old[0]
     assert files.certificate.read_bytes() != old[1]
     assert names(tmp_path) == {"web.pem", "web-key.pem", "web-roots.pem"}
+
+
+def key_of(folder: Path, name: str) -> object:
+    """Return the public key of a file, to compare."""
+    content = (folder / name).read_bytes()
+    if b"PRIVATE" in content:
+        return serialization.load_pem_private_key(content, None).public_key()
+    return x509.load_pem_x509_certificate(content).public_key()
+
+
+def test_a_renewal_that_was_cut_off_between_key_and_certificate_is_finished_by_the_next_run(
+    tmp_path: Path,
+) -> None:
+    files = SigningFiles("web", tmp_path)
+    csr = files.pending("R1", bundle(), "dc1", "p256")
+    (tmp_path / "web.pem" / "full").mkdir(parents=True)  # nothing can take its place
+    with pytest.raises(OSError, match=r"web\.pem"):
+        files.install("R1", csr, reply(csr), bundle())
+    assert files.key.exists()
+    shutil.rmtree(files.certificate)
+
+    SigningFiles("web", tmp_path).finish()
+
+    assert key_of(tmp_path, "web-key.pem") == key_of(tmp_path, "web.pem")
+    assert names(tmp_path) >= {"web.pem", "web-key.pem", "web-roots.pem"}
+    assert not {name for name in names(tmp_path) if name.endswith(".staged")}
+
+
+def test_a_renewal_that_was_cut_off_before_it_was_ready_leaves_the_old_pair(
+    tmp_path: Path,
+) -> None:
+    files = SigningFiles("web", tmp_path)
+    csr = files.pending("R1", bundle(), "dc1", "p256")
+    files.install("R1", csr, reply(csr), bundle())
+    old = files.key.read_bytes(), files.certificate.read_bytes()
+    (tmp_path / ".web-key.pem.staged").write_bytes(b"a key of which no certificate is ready")
+
+    SigningFiles("web", tmp_path).finish()
+
+    assert (files.key.read_bytes(), files.certificate.read_bytes()) == old
+    assert not (tmp_path / ".web-key.pem.staged").exists()
 
 
 def test_a_refused_request_leaves_nothing(tmp_path: Path) -> None:
