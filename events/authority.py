@@ -10,6 +10,12 @@ from events.base import Event, KeyId, KeyType, Moment, Struct, Token
 
 CertificateDer = bytes  # base64 on the wire
 
+LIFE_SECONDS_MAX = 100 * 8766 * 3600  # of a certificate: 100 years
+RATE_MAX = 1e9  # requests a second; what is not finite cannot be told in JSON
+
+Life = Annotated[int, Meta(ge=1, le=LIFE_SECONDS_MAX)]
+Rate = Annotated[float, Meta(ge=0, le=RATE_MAX)]
+
 KeyPurpose = Literal["root", "signing"]
 LeafSigner = Literal["intermediate", "root"]
 
@@ -17,10 +23,10 @@ LeafSigner = Literal["intermediate", "root"]
 class CAConfig(Struct):
     """Consul's common provider configuration (section 1.4), with its defaults."""
 
-    leaf_cert_ttl_seconds: Annotated[int, Meta(ge=1)] = 72 * 3600
-    intermediate_cert_ttl_seconds: Annotated[int, Meta(ge=1)] = 8760 * 3600
-    root_cert_ttl_seconds: Annotated[int, Meta(ge=1)] = 87600 * 3600
-    csr_max_per_second: Annotated[float, Meta(ge=0)] = 50.0  # over all signers; 0 = no limit
+    leaf_cert_ttl_seconds: Life = 72 * 3600
+    intermediate_cert_ttl_seconds: Life = 8760 * 3600
+    root_cert_ttl_seconds: Life = 87600 * 3600
+    csr_max_per_second: Rate = 50.0  # over all signers; 0 = no limit
     private_key_type: KeyType = "ec"
     private_key_bits: int = 256
     leaf_signer: LeafSigner = "intermediate"

@@ -8,11 +8,23 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from events.authority import RATE_MAX
 from events.base import Struct
+from services.pki.spiffe import check_trust_domain
 
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text says where and why."""
+
+
+def check_rate(rate: float) -> float:
+    """Return a rate limit that somebody chose; raises ValueError.
+
+    TOML and command lines know infinity and what is no number; JSON, hence the ledger, does not.
+    """
+    if not 0 <= rate <= RATE_MAX:  # neither holds for what is no number
+        raise ValueError(f"{rate} is no rate limit: it takes 0 (off) to {RATE_MAX:g} a second")
+    return rate
 
 
 class Section(Struct, forbid_unknown_fields=True):
@@ -39,6 +51,12 @@ class InitialSection(Section):
 
     trust_domain: str | None = None  # None: <cluster id>.consul
     csr_max_per_second: float = 50.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no authority could begin with."""
+        if self.trust_domain is not None:
+            check_trust_domain(self.trust_domain)
+        check_rate(self.csr_max_per_second)
 
 
 class EmbeddedSection(Section):

@@ -38,10 +38,33 @@ AdvertiseOption = Annotated[
     ),
 ]
 TlsOption = Annotated[bool, typer.Option("--tls", help="TLS on loopback too.")]
+
+
+def checked_trust_domain(name: str | None) -> str | None:
+    """Return a trust domain as it will be written; raises BadParameter before anything is made."""
+    from services.pki import spiffe
+
+    try:
+        return None if name is None else spiffe.check_trust_domain(name)
+    except spiffe.SpiffeIdError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def checked_rate(rate: float | None) -> float | None:
+    """Return a rate limit; raises BadParameter before anything is made."""
+    from services import config
+
+    try:
+        return None if rate is None else config.check_rate(rate)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 TrustDomainOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
+        callback=checked_trust_domain,
         help="Trust domain, fixed for the life of the ledger (<cluster id>.consul).",
     ),
 ]
@@ -57,7 +80,9 @@ def dev(
     trust_domain: TrustDomainOption = None,
     csr_max_per_second: Annotated[
         float | None,
-        typer.Option(min=0, help="Rate limit of the CA, for a new ledger (0: off)."),
+        typer.Option(
+            callback=checked_rate, help="Rate limit of the CA, for a new ledger (0: off)."
+        ),
     ] = None,
     signers: Annotated[int, typer.Option(min=1, max=64, help="How many signers; one a core.")] = 2,
     no_color: Annotated[

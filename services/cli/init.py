@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.common import FolderOption, folder, run, say
+from services.cli.common import FolderOption, folder, run, say, told
 from services.cli.dev import (
     AdvertiseOption,
     DatacenterOption,
@@ -15,6 +15,7 @@ from services.cli.dev import (
     PortOption,
     TlsOption,
     TrustDomainOption,
+    checked_rate,
 )
 
 
@@ -27,7 +28,10 @@ def init(
     advertise: AdvertiseOption = None,
     trust_domain: TrustDomainOption = None,
     csr_max_per_second: Annotated[
-        float | None, typer.Option(min=0, help="Rate limit of the CA (50, as in Consul; 0: off).")
+        float | None,
+        typer.Option(
+            callback=checked_rate, help="Rate limit of the CA (50, as in Consul; 0: off)."
+        ),
     ] = None,
     server: Annotated[
         str | None,
@@ -46,6 +50,7 @@ def init(
     writes below DIR/nats (server.conf as an example, accounts.conf as it is), then repeat it.
     """
     from services.cli.development import one_at_a_time
+    from services.nats_access import provision, users
     from services.node_file import NodeOptions, config_file
     from services.setup_node import set_up
 
@@ -64,4 +69,7 @@ def init(
     )
     with one_at_a_time(options.data):
         run(set_up(options))
+        with told():
+            for line in users.away(provision.load(options.data)):
+                say(line)
     say(f"ready to run: {config_file(options.data)}")

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 from events.authority import (
     CAConfig,
     CAConfigured,
@@ -15,8 +17,10 @@ from events.authority import (
     RootPublished,
 )
 from events.base import Struct, utc
+from events.catalogue import CODEC
 from services.breakpoints import reached
 from services.clock import Entropy
+from services.config import ConfigError
 from services.keys.interface import KeySpec, KeyStore, PublicKey
 from services.pki import certificates, spiffe
 from services.root_manager.decide import Initialise
@@ -61,24 +65,36 @@ async def make_authority(
     """Make two keys and two certificates; nothing is recorded yet.
 
     The keys are durable when it returns: a crash from here on leaves keys that no event knows,
-    which the root-manager destroys later. Raises KeyStoreError.
+    which the root-manager destroys later. Raises KeyStoreError; and ConfigError, before any key is
+    made, for a configuration that no reader of the ledger would accept.
     """
+    configured = _configured(names, config)
     root_key = await root_keys.create(_spec(config, "root"))
     signing_key = await signing_keys.create(_spec(config, "signing"))
     reached("root_manager.keys_created")
     root = await _root(names, config, root_key, root_keys, now, entropy)
     return Initialise(
-        configured=CAConfigured(
-            cluster_id=names.cluster_id,
-            trust_domain=names.trust_domain,
-            provider="consul",
-            config=config,
-        ),
+        configured=configured,
         root_key=_created(root_key, "root"),
         signing_key=_created(signing_key, "signing"),
         root=root,
         intermediate=await _intermediate(names, config, root, signing_key, root_keys, now, entropy),
     )
+
+
+def _configured(names: Names, config: CAConfig) -> CAConfigured:
+    """Return the event, read back as every reader will read it."""
+    told = CAConfigured(
+        cluster_id=names.cluster_id,
+        trust_domain=names.trust_domain,
+        provider="consul",
+        config=config,
+    )
+    try:
+        CODEC.decode(told.TYPE, msgspec.json.encode(told))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the authority cannot be configured like this: {error}") from error
+    return told
 
 
 async def _root(

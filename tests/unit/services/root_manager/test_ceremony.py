@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from cryptography.x509.oid import NameOID
 
 from events.authority import CAConfig
 from services.clock import SystemEntropy
+from services.config import ConfigError
 from services.pki import certificates
 from services.root_manager import ceremony
 from services.root_manager.decide import Initialise
@@ -104,3 +106,35 @@ def _common_name(certificate: x509.Certificate) -> str:
     (attribute,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     assert isinstance(attribute.value, str)
     return attribute.value
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CAConfig(csr_max_per_second=math.inf),
+        CAConfig(csr_max_per_second=math.nan),
+        CAConfig(csr_max_per_second=-1),
+        CAConfig(csr_max_per_second=1e10),
+        CAConfig(leaf_cert_ttl_seconds=0),
+        CAConfig(root_cert_ttl_seconds=2**62),
+    ],
+    ids=str,
+)
+async def test_what_the_ledger_could_not_tell_is_refused_before_a_key_is_made(
+    config: CAConfig,
+) -> None:
+    """Each try made two more keys, and ended in an entry that is void."""
+    roots, signing = KeysInMemory(), KeysInMemory()
+
+    with pytest.raises(ConfigError, match="cannot be configured like this"):
+        await ceremony.make_authority(
+            ceremony.name_authority("dc1", None, SystemEntropy()),
+            config,
+            root_keys=roots,
+            signing_keys=signing,
+            now=NOW,
+            entropy=SystemEntropy(),
+        )
+
+    assert await roots.stored() == []
+    assert await signing.stored() == []
