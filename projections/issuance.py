@@ -155,19 +155,27 @@ class IssuanceReader:
         )
 
     def _open(self) -> sqlite3.Connection | None:
-        try:
-            status = os.stat(self._path)  # noqa: PTH116  # 1.6 us; Path.stat takes three times that
-        except FileNotFoundError:
+        while True:
+            try:
+                file = _identity(self._path)
+            except FileNotFoundError:
+                self.close()
+                return None
+            if file == self._file:
+                return self._db
             self.close()
-            return None
-        file = (status.st_dev, status.st_ino)
-        if file != self._file:
-            self.close()
-            self._db = _connect(self._path)
+            try:
+                self._db = _checked(_connect(self._path), self._path, file)
+            except _ReplacedError:
+                continue
             if self._db is not None:
                 self._file = file
-                self.position()
-        return self._db
+                self._look(self._db)
+            return self._db
+
+
+class _ReplacedError(Exception):
+    """Another file has taken the place of the one that was opened."""
 
 
 @contextmanager
@@ -180,21 +188,45 @@ def _snapshot(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("COMMIT")
 
 
-def _connect(path: Path) -> sqlite3.Connection | None:
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)  # noqa: PTH116  # 1.6 us; Path.stat takes three times that
+    return status.st_dev, status.st_ino
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open a file, its log not yet: SQLite does that, by its name, with the first question."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+
+
+def _checked(
+    db: sqlite3.Connection, path: Path, file: tuple[int, int]
+) -> sqlite3.Connection | None:
+    """Have the log opened as well, and return the connection; None for a file of other software.
+
+    Raises _ReplacedError where the path is not `file` any more: the log could be of another file
+    than the one that was opened. A file keeps its log as long as it keeps its path (`store.move`).
+    """
     try:
-        versions = msgspec.json.decode(
-            db.execute("SELECT versions FROM meta").fetchone()[0], type=dict[str, int]
-        )
-    except sqlite3.OperationalError:
+        told = db.execute("SELECT versions FROM meta").fetchone()[0]
+    except sqlite3.Error as error:
         db.close()
-        if not path.exists():  # deleted since we looked
-            return None
-        raise
-    if versions.get(PROJECTION.name) != VERSION:
+        if _is(path, file):
+            raise
+        raise _ReplacedError from error
+    if not _is(path, file):
+        db.close()
+        raise _ReplacedError
+    if msgspec.json.decode(told, type=dict[str, int]).get(PROJECTION.name) != VERSION:
         db.close()
         return None
     return db
+
+
+def _is(path: Path, file: tuple[int, int]) -> bool:
+    try:
+        return _identity(path) == file
+    except FileNotFoundError:
+        return False
 
 
 def _issued(columns: tuple[Any, ...]) -> IssuedLeaf:

@@ -124,7 +124,8 @@ def move(new: Path, path: Path) -> None:
     """Put a closed file in another's place.
 
     The old one's log must be gone first, or SQLite would play it into the new file. A reader that
-    comes in between finds no file, never a mixed one.
+    comes in between finds no file; one that had opened the old file, and not yet its log, sees that
+    the path is another file, and opens that.
     """
     _sync(new)
     delete(path)
@@ -156,23 +157,41 @@ class ProjectionStore:
 
     async def __aenter__(self) -> Self:
         """Open the file; raises NoProjectionsError and StaleProjectionsError."""
-        self.meta = read_meta(self._path)
         try:
-            self._file = _identity(self._path)
-            self._db = await aiosqlite.connect(  # never makes one: another may be about to
-                _uri(self._path, "rw"), uri=True, isolation_level=None
-            )
-            await self._db.executescript(
-                "PRAGMA synchronous=NORMAL;"
-                f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES};"
-                f"PRAGMA cache_size=-{_CACHE_KIB}"
-            )
+            await self._connect()
+            await self._open_log()
         except (FileNotFoundError, sqlite3.OperationalError) as error:
             await self.__aexit__()
             if self._path.exists():
                 raise
             raise NoProjectionsError(f"{self._path} was deleted just now") from error
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
+
+    async def _connect(self) -> None:
+        if self._path.exists():
+            self._file = _identity(self._path)
+        self.meta = read_meta(self._path)
+        self._db = await aiosqlite.connect(  # never makes one: another may be about to
+            _uri(self._path, "rw"), uri=True, isolation_level=None
+        )
+
+    async def _open_log(self) -> None:
+        """Have the log opened, which SQLite does by its name; raises NoProjectionsError.
+
+        The log would be the wrong one where `move` put another file at the path meanwhile.
+        """
+        assert self._db is not None
+        await self._db.executescript(
+            "PRAGMA synchronous=NORMAL;"
+            f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES};"
+            f"PRAGMA cache_size=-{_CACHE_KIB}"
+        )
+        await self._db.execute_fetchall("SELECT position FROM meta")
+        if self.replaced():
+            raise NoProjectionsError(f"{self._path} was replaced just now")
 
     async def __aexit__(self, *_: object) -> None:
         if self._db is not None:

@@ -14,7 +14,15 @@ from msgspec.structs import replace
 from events.envelope import Envelope, Recorded
 from events.leaves import LeafIssued
 from projections import store
-from projections.issuance import IssuanceReader, WentBackError, _issued
+from projections.issuance import (
+    IssuanceReader,
+    WentBackError,
+    _checked,
+    _connect,
+    _identity,
+    _issued,
+    _ReplacedError,
+)
 from projections.issuance_rows import LeafRow, leaf_row
 from projections.ledger_fold import LedgerFold, read
 from tests import factories
@@ -181,6 +189,29 @@ async def test_f10_a_file_that_knows_less_than_it_did_gives_no_answer(tmp_path: 
     store.move(tmp_path / "new", tmp_path / "p")
     assert reader.find(WEB, "r-0") is not None
     reader.close()
+
+
+async def test_a_file_never_comes_with_the_log_of_the_one_that_took_its_place(
+    tmp_path: Path,
+) -> None:
+    """Between opening a file and the first question, which opens its log by its name."""
+    path = tmp_path / "p"
+    ledger = small_ledger()
+    await fill(path, ledger)
+    file, opened = _identity(path), _connect(path)
+    await fill(tmp_path / "new", ledger, up_to=5)
+    store.move(tmp_path / "new", path)
+    fold = LedgerFold("dc1")
+    rest = [f for s in ledger.stored for f in fold.fold(read(s, datacenter="dc1"))][5:]
+    async with store.ProjectionStore(path) as projections:
+        await projections.apply(rest)  # into the log
+
+        with pytest.raises(_ReplacedError):
+            _checked(opened, path, file)
+
+        reader = IssuanceReader(path)
+        assert reader.position() == ledger.last
+        reader.close()
 
 
 async def test_a_file_of_other_software_knows_nothing(tmp_path: Path) -> None:

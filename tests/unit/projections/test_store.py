@@ -154,3 +154,19 @@ async def test_hostile_values_fit_in_the_rows(tmp_path: Path) -> None:
     lines = await filled(tmp_path / "a", [folded(ledger.stored)])
 
     assert sum(line.startswith("leaves ") for line in lines) == 1
+
+
+async def test_a_file_that_is_replaced_while_it_is_opened_is_not_written(tmp_path: Path) -> None:
+    """SQLite finds the log by its name: it would be the log of the file that is there now."""
+    for name in ("p", "new"):
+        store.create(tmp_path / name, datacenter="dc1")
+    opening = store.ProjectionStore(tmp_path / "p")
+    await opening._connect()
+
+    store.move(tmp_path / "new", tmp_path / "p")
+
+    with pytest.raises(store.NoProjectionsError, match="replaced just now"):
+        await opening._open_log()
+    await opening.__aexit__()
+    async with store.ProjectionStore(tmp_path / "p"):
+        pass
