@@ -269,6 +269,45 @@ async def test_a_void_grant_on_a_living_signers_subject_costs_it_its_run_and_no_
     await verified(dev, faults)
 
 
+@pytest.mark.slow
+async def test_an_authority_entry_without_its_grants_stops_nothing_for_long(
+    tmp_path: Path,
+) -> None:
+    """Both signers' grants are taken up by everybody and are not there, and nothing is appended.
+
+    So nobody could ever append under them: the leader moves the ledger on under a new term, and
+    every signer that lives is granted anew.
+    """
+    async with Caledger(tmp_path) as dev:
+        client = await dev.client()
+        await (await reading.Asker.of(client)).sign("web", "before")
+        state = await authority(client)
+        table = tuple(grant.assignment for grant in state.signers.values())
+        granted = tuple(assignment.signer for assignment in table)
+        assigned = event(
+            SignersAssigned(
+                assignments=table, granted=granted, withdrawn=(), reason="authority_changed"
+            )
+        )
+        sequence = await on_authority(
+            dev,
+            lambda last: encode_entry(
+                [assigned], term=state.term, expected_sequence=last, messages=1 + len(granted)
+            ),
+        )
+
+        async with asyncio.timeout(15):
+            while len(await reading.stored(client)) < sequence + 1 + 1 + len(granted):
+                await asyncio.sleep(0.05)
+        await everything_goes_on(dev, "torn", restart=False)
+        after = await authority(client)
+        told = await dev.run("ledger", "verify")
+
+        assert set(after.signers) == set(granted)  # no run of a signer had to end
+        assert after.term == state.term + 1
+        assert NAMED.findall(told.out) == [(str(sequence + 1), "atomic")]
+
+
 async def verified(dev: Caledger, faults: Mapping[int, str]) -> None:
     """Check that `verify` and the projections name exactly the void entries, each with its rule."""
     told = await dev.run("ledger", "verify")
