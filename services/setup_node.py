@@ -60,7 +60,7 @@ async def set_up(options: NodeOptions) -> NodeConfig:
     node = settle(options)
     _make_keks(options.data, made=made)
     reached("init.keks")
-    layout = provision.provision(options.data, node.datacenter, nats_kek(options.data))
+    layout = provision.provision(options.data, node.datacenter, nats_kek(options.data), in_use=made)
     _write_server(layout, node, advertise=options.advertise)
     write(options.data, node)
     reached("init.configured")

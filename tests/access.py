@@ -100,7 +100,16 @@ class AccessServer:
         self, name: str, sign: Sequence[str], *, expires: timedelta | None = None
     ) -> users.UserFiles:
         """Add a user of CLIENTS."""
-        return users.add_user(self.layout, name, sign=sign, expires=expires, kek=KEK, clock=CLOCK)
+        return users.add_user(
+            self.layout,
+            name,
+            sign=sign,
+            expires=expires,
+            url=self.url,
+            ca=self.ca,
+            kek=KEK,
+            clock=CLOCK,
+        )
 
     async def revoke(self, name: str) -> None:
         """Revoke a user of CLIENTS."""

@@ -206,7 +206,9 @@ def _from_folder(base: Path, user: str, datacenter: str | None) -> Target:
     file = base / "nats" / "context" / f"{user}.json"
     if not file.exists():
         raise CliError(
-            f"there is no user {user} in {base}: `caledger user list` names them", Exit.USAGE
+            f"there are no credentials of a user {user} in {base}: `caledger user list` names all "
+            f"users, `caledger user add {user}` makes one",
+            Exit.USAGE,
         )
     with told():
         return _from_context(file, datacenter or config.load(base / "caledger.toml").datacenter)

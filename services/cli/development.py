@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from services.cli.common import CliError, Exit, Target, find
+from services.cli.common import CliError, Exit
 from services.client import CaClient
+from services.clock import SystemClock
 from services.config import NodeConfig
-from services.nats_access import server_process
+from services.nats_access import provision, server_process, users
 from services.node_file import NodeOptions, config_file
 from services.readiness import until_ready
-from services.setup_node import server_conf, set_up
+from services.setup_node import nats_kek, server_conf, set_up
 from services.supervisor import Program, Supervisor, until
 from services.transport import UnreachableError
 
@@ -57,7 +58,8 @@ async def run_dev(options: NodeOptions, *, signers: int, colors: bool) -> None:
             out=sys.stderr,
             colors=colors,
         )
-        supervisor.say("dev", _about_rate(config))
+        for line in (_about_rate(config), *users.away(provision.load(options.data))):
+            supervisor.say("dev", line)
         await supervisor.run(stop, ready=lambda: _say_ready(config, options.data))
 
 
@@ -98,22 +100,25 @@ def _of_nats_server(line: str) -> str | None:
 
 
 async def _say_ready(config: NodeConfig, data: Path) -> None:
-    """Ask as the admin until every partition answers, then say so on stdout, in one line."""
-    target = find(data=data, context=None, user="admin", datacenter=None, environment={})
-    client = await _connected(target)
+    """Ask until every partition answers, then say so on stdout, in one line."""
+    creds = data / "run" / "ready.creds"
+    users.issue_ready(provision.load(data), creds, kek=nats_kek(data), clock=SystemClock())
     try:
-        await until_ready(client)
+        client = await _connected(config, creds)
+        try:
+            await until_ready(client)
+        finally:
+            await client.close()
     finally:
-        await client.close()
-    url = target.servers[0]
-    print(f"ready {url} datacenter={config.datacenter} data={data}", flush=True)
+        creds.unlink()
+    print(f"ready {config.nats.servers[0]} datacenter={config.datacenter} data={data}", flush=True)
 
 
-async def _connected(target: Target) -> CaClient:
+async def _connected(config: NodeConfig, creds: Path) -> CaClient:
     while True:
         try:
             return await CaClient.connect(
-                target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
+                config.nats.servers, datacenter=config.datacenter, creds=creds, ca=config.nats.ca
             )
         except UnreachableError:
             await asyncio.sleep(LOOK_EVERY_SECONDS)  # it has just been started

@@ -18,6 +18,7 @@ from services.cli.common import (
     node_of,
     run,
     say,
+    show,
     told,
 )
 
@@ -47,19 +48,31 @@ def add(
     ] = None,
     data: FolderOption = None,
 ) -> None:
-    """Add a user: a creds file and a `nats` context, which work at once."""
+    """Add a user: a creds file and a `nats` context, which work at once.
+
+    `admin` and `auditor` are there from the start; once one was revoked, or its files were lost,
+    this makes it again.
+    """
     from services.clock import SystemClock
     from services.nats_access import users
     from services.setup_node import nats_kek
 
     lasts = _duration(expires) if expires else None
     with told():
-        layout, _ = _node(data)
+        layout, node = _node(data)
+        first = users.role_of(name, sign or ()) in users.FIRST_USERS
+        lost = first and users.is_lost(layout, name)
+    if lost:
+        _revoke(layout, node, name)
+        say(f"the creds of {name} that were not here are shut out")
+    with told():
         made = users.add_user(
             layout,
             name,
             sign=sign or (),
             expires=lasts,
+            url=",".join(node.nats.servers),
+            ca=node.nats.ca,
             kek=nats_kek(layout.data),
             clock=SystemClock(),
         )
@@ -69,7 +82,10 @@ def add(
 
 @app.command("list")
 def list_users(json: JsonOption = False, data: FolderOption = None) -> None:
-    """List all users, revoked ones included."""
+    """List all users, revoked ones included, and every key that is shut out.
+
+    --json prints one user a line.
+    """
     import msgspec
 
     from services.nats_access import users
@@ -79,9 +95,10 @@ def list_users(json: JsonOption = False, data: FolderOption = None) -> None:
         found = users.list_users(layout)
     if json:
         for user in found:
-            print(msgspec.json.encode(user).decode())
+            every = user.role == "admin"
+            told_user = msgspec.structs.replace(user, sign=("*",)) if every else user
+            print(msgspec.json.encode(told_user).decode())
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table()
@@ -92,10 +109,13 @@ def list_users(json: JsonOption = False, data: FolderOption = None) -> None:
         table.add_row(
             user.name,
             user.role,
-            "all" if user.role == "admin" else " ".join(user.sign),
+            "*" if user.role == "admin" else " ".join(user.sign),
             *(f"{moment:%Y-%m-%d %H:%M}" if moment else "" for moment in moments),
         )
-    Console().print(table)
+    show(table)
+    for user in found:
+        for revocation in user.revocations:
+            print(f"revoked  {revocation.at:%Y-%m-%d %H:%M:%S}Z  {user.name}  {revocation.key}")
 
 
 @app.command("revoke")
@@ -103,13 +123,22 @@ def revoke(
     name: Annotated[str, typer.Argument(help="The user to shut out.")],
     data: FolderOption = None,
 ) -> None:
-    """Shut a user out, at once and for good; the name can be given out again."""
+    """Shut a user out, at once and for good; the name can be given out again.
+
+    `admin` and `auditor` too: nothing but `caledger user add` makes them again.
+    """
+    with told():
+        layout, node = _node(data)
+    _revoke(layout, node, name)
+    say(f"{name} is shut out")
+
+
+def _revoke(layout: NatsLayout, node: NodeConfig, name: str) -> None:
     from services.clock import SystemClock
     from services.nats_access import users
     from services.setup_node import nats_kek
 
     with told():
-        layout, node = _node(data)
         kek = nats_kek(layout.data)
     run(
         users.revoke_user(
@@ -121,7 +150,6 @@ def revoke(
             clock=SystemClock(),
         )
     )
-    say(f"{name} is shut out")
 
 
 def _node(data: Path | None) -> tuple[NatsLayout, NodeConfig]:

@@ -44,7 +44,8 @@ class Role(enum.Enum):
 CA: Final = (Role.INIT, Role.LEADER_ELECTOR, Role.ROOT_MANAGER)
 WORKERS: Final = (Role.SIGNER, Role.REPLICATOR)
 CLIENTS: Final = (Role.ADMIN, Role.AUDITOR, Role.CLIENT)
-RESERVED_NAMES: Final = frozenset(role.value for role in Role)
+READY: Final = "caledger-dev"  # asks, for `caledger dev`, whether every partition answers
+RESERVED_NAMES: Final = frozenset((*(role.value for role in Role), READY))
 
 
 class Permissions(Struct):

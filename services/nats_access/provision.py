@@ -37,10 +37,17 @@ class ProvisionError(Exception):
 
 
 def provision(
-    data_dir: Path, datacenter: str, nats_kek: bytes, *, clock: Clock = _CLOCK
+    data_dir: Path,
+    datacenter: str,
+    nats_kek: bytes,
+    *,
+    clock: Clock = _CLOCK,
+    in_use: bool = False,
 ) -> NatsLayout:
     """Make operator, accounts, workers' and first users' credentials, where they are missing.
 
+    `in_use`: the folder was complete before; then a first user whose creds are missing is not made
+    again, as somebody may hold them. One that was revoked never is: `users.add_user` does that.
     Raises ProvisionError where the folder is of another datacenter, WrongKeyError for a
     key-encryption key that does not open what is there, and SeedError where a seed is needed that
     was taken away (the offline ones). Nothing is changed by then.
@@ -54,7 +61,7 @@ def provision(
         reached("init.nats_accounts")
         _make_workers(layout, keys, clock)
         reached("init.nats_workers")
-        _make_users(layout, keys, clock)
+        _make_users(layout, keys, clock, in_use=in_use)
         reached("init.nats_users")
     return layout
 
@@ -172,12 +179,14 @@ def _make_workers(layout: NatsLayout, keys: _Keys, clock: Clock) -> None:
         )
 
 
-def _make_users(layout: NatsLayout, keys: _Keys, clock: Clock) -> None:
-    """Make admin and auditor; one that was revoked gets a new key."""
-    for role in (Role.ADMIN, Role.AUDITOR):
+def _make_users(layout: NatsLayout, keys: _Keys, clock: Clock, *, in_use: bool) -> None:
+    """Make admin and auditor."""
+    for role in users.FIRST_USERS:
         if layout.client_creds(role.value).exists():
             continue
         known = users.find(layout, role.value)
+        if in_use or (known is not None and known.revoked is not None):
+            continue
         entry = users.User(
             name=role.value,
             role="admin" if role is Role.ADMIN else "auditor",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,10 @@ from services.nats_access.files import write_atomically
 from services.nats_access.layout import CLIENTS_SIGNING, OPERATOR_SIGNING, NatsLayout
 from services.nats_access.permissions import (
     CLAIMS_UPDATE,
+    EVERY_NAME,
+    READY,
     RESERVED_NAMES,
+    SIGN_KINDS,
     Permissions,
     Role,
     permissions,
@@ -35,8 +38,17 @@ from services.nats_access.permissions import (
 from services.nats_access.server_config import render_accounts
 
 PUSH_SECONDS_MAX: Final = 5.0
+READY_LASTS: Final = timedelta(hours=1)
+
+FIRST_USERS: Final = (Role.ADMIN, Role.AUDITOR)  # made with the folder
 
 ACCOUNTS: Final = ("sys", "ca", "workers", "clients")  # in the order of who imports whom
+
+_ROLES: Final[Mapping[Role, Literal["admin", "auditor", "client"]]] = {
+    Role.ADMIN: "admin",
+    Role.AUDITOR: "auditor",
+    Role.CLIENT: "client",
+}
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -49,6 +61,13 @@ class NotTakenError(Exception):
     """The server does not shut a user out, or does not say so: to repeat it is enough."""
 
 
+class Revocation(Struct):
+    """A key that is shut out for ever."""
+
+    key: str
+    at: datetime
+
+
 class User(Struct):
     """An entry of the register: public."""
 
@@ -58,7 +77,8 @@ class User(Struct):
     keys: tuple[str, ...]  # public keys ever given out under this name, the newest last
     issued: datetime
     expires: datetime | None = None
-    revoked: datetime | None = None
+    revoked: datetime | None = None  # the user; None again once it was added anew
+    revocations: tuple[Revocation, ...] = ()  # of all its keys, for ever
 
 
 class UserFiles(Struct):
@@ -81,20 +101,19 @@ def add_user(
     *,
     sign: Sequence[str],
     expires: timedelta | None,
+    url: str,
+    ca: Path | None,
     kek: bytes,
     clock: Clock,
 ) -> UserFiles:
     """Make a user who may ask certificates for these identities; it can connect at once.
 
-    Raises UserError (a name that is taken or is none), BadGrantError, SeedError, ContextError where
-    no server was started here yet.
+    `admin` and `auditor`, once revoked, are made again by it, with what they always may. `url`, by
+    commas, and `ca` are of the servers. Raises UserError (a name that is taken or is none),
+    BadGrantError, SeedError.
     """
-    if not _NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no user's name: 1 to 64 of A-Z, a-z, 0-9, _ and -")
-    if name in RESERVED_NAMES:
-        raise UserError(f"{name} is a name of caledger's own")
-    allowed = permissions(Role.CLIENT, layout.subjects, user=name, sign=sign)
-    where = contexts.read(layout.context(Role.ADMIN.value))
+    role = role_of(name, sign)
+    allowed = permissions(role, layout.subjects, user=name, sign=sign)
     now = clock.now()
     with locked(layout):
         known = find(layout, name)
@@ -103,15 +122,49 @@ def add_user(
         signer = seeds.load(layout.seed(CLIENTS_SIGNING), kek)
         entry = User(
             name=name,
-            role="client",
+            role=_ROLES[role],
             sign=tuple(sign),
             keys=known.keys if known else (),
+            revocations=known.revocations if known else (),
             issued=now,
             expires=None if expires is None else now + expires,
         )
         register(layout, entry, allowed, signer)
-        context = contexts.write(layout, name, url=where.url, ca=where.ca_file)
+        context = contexts.write(layout, name, url=url, ca=ca)
     return UserFiles(creds=layout.client_creds(name), context=context)
+
+
+def role_of(name: str, sign: Sequence[str]) -> Role:
+    """Return what a user of this name is; raises UserError where it cannot be added so."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name!r} is no user's name: 1 to 64 of A-Z, a-z, 0-9, _ and -")
+    role = next((role for role in FIRST_USERS if role.value == name), Role.CLIENT)
+    if role is Role.CLIENT and name in RESERVED_NAMES:
+        raise UserError(f"{name} is a name of caledger's own")
+    if role is not Role.CLIENT and sign:
+        raise UserError(f"what {name} may do is fixed: leave out --sign, or name another user")
+    return role
+
+
+def is_lost(layout: NatsLayout, name: str) -> bool:
+    """Say whether a user is in force whose creds are not here: whoever has them is the user."""
+    entry = find(layout, name)
+    lost = entry is not None and entry.revoked is None
+    return lost and not layout.client_creds(name).exists()
+
+
+def away(layout: NatsLayout) -> list[str]:
+    """Return what to tell of `admin` and `auditor`, where they have no creds here."""
+    told = []
+    for name in (role.value for role in FIRST_USERS):
+        if is_lost(layout, name):
+            told.append(
+                f"the creds of {name} are not in {layout.contexts}: whoever has them is {name}; "
+                f"`caledger user add {name}` makes new ones and shuts the old out"
+            )
+        elif not layout.client_creds(name).exists():
+            told.append(f"there is no {name} any more; `caledger user add {name}` makes one again")
+    return told
 
 
 def list_users(layout: NatsLayout) -> list[User]:
@@ -172,6 +225,26 @@ def issue(
     jwt.write_creds(creds, token, key.seed)
 
 
+def issue_ready(layout: NatsLayout, creds: Path, *, kek: bytes, clock: Clock) -> None:
+    """Write creds for an hour, for who asks whether every partition answers; raises SeedError.
+
+    They are in no register: they expire by themselves, and depend on no user being in force.
+    """
+    now = clock.now()
+    issue(
+        creds,
+        seeds.Nkey.generate(seeds.Kind.USER),
+        name=READY,
+        allowed=permissions(
+            Role.CLIENT, layout.subjects, user=READY, sign=[f"{SIGN_KINDS[0]}.{EVERY_NAME}"]
+        ),
+        signer=seeds.load(layout.seed(CLIENTS_SIGNING), kek),
+        account=jwt.read(layout.token("clients")).sub,
+        issued=now,
+        expires=now + READY_LASTS,
+    )
+
+
 async def revoke_user(
     layout: NatsLayout,
     name: str,
@@ -200,7 +273,11 @@ async def revoke_user(
         await _push(layout, token, servers=servers, ca=ca)
         reached("user.pushed")
         if entry.revoked is None:
-            _write(layout, msgspec.structs.replace(entry, revoked=now))
+            known = {revocation.key for revocation in entry.revocations}
+            fresh = (Revocation(key=key, at=now) for key in entry.keys if key not in known)
+            revocations = (*entry.revocations, *fresh)
+            entry = msgspec.structs.replace(entry, revoked=now, revocations=revocations)
+            _write(layout, entry)
         layout.client_creds(name).unlink(missing_ok=True)
         layout.context(name).unlink(missing_ok=True)
 

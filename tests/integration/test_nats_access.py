@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
 from services import transport
-from services.nats_access import jwt, users
+from services.nats_access import jwt, provision, users
 from services.nats_access.permissions import CLAIMS_UPDATE, WORKERS, Role, permissions, streams_of
 from services.nats_access.seeds import WrongKeyError
 from tests.access import CLOCK, DATACENTER, KEK, AccessServer, access_server
@@ -556,6 +556,40 @@ async def test_a_user_that_was_revoked_can_be_added_anew(access: AccessServer) -
     await closed(second)
 
 
+@pytest.mark.parametrize("name", ["admin", "auditor"])
+async def test_a_first_user_that_was_revoked_is_made_again_by_nothing_but_adding_it(
+    access: AccessServer, name: str
+) -> None:
+    """And the key that was shut out stays so, and stays in the register with its time."""
+    kept = access.data / "kept.creds"
+    kept.write_bytes(access.creds(name).read_bytes())
+    first = await access.connect(name)
+    await access.revoke(name)
+    await closed(first)
+
+    for in_use in (False, True):
+        provision.provision(access.data, DATACENTER, KEK, in_use=in_use)
+        assert not access.creds(name).exists()
+    with pytest.raises(users.UserError, match="--sign"):
+        access.add_user(name, ["service.web"])
+    access.add_user(name, [])
+
+    second = await access.connect(name)
+    assert (await second.request(access.subjects.audit_read, b'{"seq": 1}', timeout=5)).headers
+    with pytest.raises(transport.NotPermittedError):
+        await transport.connect([access.url], creds=kept, ca=None, name=name)
+    entry = users.find(access.layout, name)
+    assert entry is not None
+    assert (entry.role, entry.revoked) == (name, None)
+    assert [revocation.key for revocation in entry.revocations] == [jwt.read_creds(kept).sub]
+    assert entry.keys[-1] == jwt.read_creds(access.creds(name)).sub
+    await access.revoke(name)
+    again = users.find(access.layout, name)
+    assert again is not None
+    assert again.revocations[0] == entry.revocations[0]
+    assert [revocation.key for revocation in again.revocations] == list(again.keys)
+
+
 async def test_revoking_one_user_leaves_those_revoked_before_shut_out(access: AccessServer) -> None:
     kept = access.data / "a.creds"
     access.add_user("a", ["service.a"])
@@ -599,6 +633,8 @@ async def test_credentials_that_have_expired_are_refused(access: AccessServer) -
         "shop",
         sign=["service.shop"],
         expires=timedelta(minutes=30),
+        url=access.url,
+        ca=access.ca,
         kek=KEK,
         clock=EarlierClock(),
     )

@@ -82,7 +82,14 @@ async def test_streams_are_replicated_and_a_revoked_user_is_shut_out_everywhere(
                 await asyncio.sleep(0.1)
     await streams.check_durability(init, layout.subjects)
     files = users.add_user(
-        layout, "shop", sign=["service.shop"], expires=None, kek=KEK, clock=CLOCK
+        layout,
+        "shop",
+        sign=["service.shop"],
+        expires=None,
+        url=cluster.urls[0],
+        ca=cluster.ca,
+        kek=KEK,
+        clock=CLOCK,
     )
     kept = layout.data / "kept.creds"
     kept.write_bytes(files.creds.read_bytes())

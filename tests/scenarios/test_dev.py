@@ -360,6 +360,67 @@ async def test_a_listener_that_others_reach_speaks_tls_only(tmp_path: Path) -> N
         assert dev.out.startswith(f"ready tls://127.0.0.1:{dev.port} ")
 
 
+def as_user(dev: Caledger, creds: Path) -> dict[str, str]:
+    return {"NATS_URL": f"nats://127.0.0.1:{dev.port}", "NATS_CREDS": str(creds)}
+
+
+async def test_an_admin_that_was_revoked_is_not_made_again_by_a_start(tmp_path: Path) -> None:
+    async with Caledger(tmp_path) as dev:
+        (tmp_path / "kept.creds").write_bytes(
+            (dev.data / "nats" / "context" / "admin.creds").read_bytes()
+        )
+        assert (await dev.run("user", "revoke", "admin")).code == 0
+        # Everybody else goes on: to add one takes no admin.
+        assert (await dev.run("user", "add", "mesh", "--sign", "service.*")).code == 0
+        await signed(dev, "web", "--user", "mesh")
+    async with Caledger(tmp_path) as dev:  # and it is ready
+        assert "there is no admin any more; `caledger user add admin` makes one" in dev.log
+        refused = await dev.run("roots", "get")
+        listed = (await dev.run("user", "list")).out
+        as_json = (await dev.run("user", "list", "--json")).out
+        known = [json.loads(line) for line in as_json.splitlines()]
+        added = await dev.run("user", "add", "admin")
+        kept = await run(
+            "roots", "get", cwd=tmp_path, environment=as_user(dev, tmp_path / "kept.creds")
+        )
+
+        assert refused.code == 2
+        assert "`caledger user add admin`" in refused.err
+        [revocation] = known[0]["revocations"]
+        assert (known[0]["name"], known[0]["sign"]) == ("admin", ["*"])
+        assert revocation["key"] in known[0]["keys"]
+        assert any(
+            line.startswith("revoked ") and line.endswith(f"admin  {revocation['key']}")
+            for line in listed.splitlines()
+        )
+        assert added.code == 0, added
+        assert kept.code == 4, kept
+        await signed(dev, "api")
+        assert not (dev.data / "run" / "ready.creds").exists()
+
+
+async def test_creds_of_the_admin_that_were_lost_are_told_and_shut_out_by_new_ones(
+    tmp_path: Path,
+) -> None:
+    async with Caledger(tmp_path) as dev:
+        pass
+    lost = tmp_path / "lost.creds"
+    (dev.data / "nats" / "context" / "admin.creds").rename(lost)
+    (dev.data / "nats" / "context" / "admin.json").unlink()
+    async with Caledger(tmp_path) as dev:
+        before = await run("roots", "get", cwd=tmp_path, environment=as_user(dev, lost))
+        not_so = await dev.run("user", "add", "admin", "--sign", "service.web")
+        still = await run("roots", "get", cwd=tmp_path, environment=as_user(dev, lost))
+        added = await dev.run("user", "add", "admin")
+        after = await run("roots", "get", cwd=tmp_path, environment=as_user(dev, lost))
+
+        assert "whoever has them is admin" in dev.log
+        assert (before.code, not_so.code, still.code) == (0, 2, 0), not_so
+        assert "the creds of admin that were not here are shut out" in added.err
+        assert after.code == 4, after
+        await signed(dev, "web")
+
+
 async def test_a_watch_tells_each_change_of_the_roots_and_never_goes_back(tmp_path: Path) -> None:
     async with Caledger(tmp_path, no_restart=["root-manager"]) as dev:
         client = await dev.client()

@@ -8,7 +8,6 @@ import pytest
 
 from services.clock import SystemClock
 from services.nats_access import contexts, jwt, provision, users
-from services.nats_access.contexts import ContextError
 from services.nats_access.layout import NatsLayout
 from services.nats_access.permissions import BadGrantError
 from services.nats_access.seeds import WrongKeyError
@@ -16,6 +15,7 @@ from services.nats_access.users import UserError
 
 KEK = bytes(range(32))
 CLOCK = SystemClock()
+URL = "nats://127.0.0.1:4222"
 
 
 class Noon:
@@ -33,7 +33,9 @@ def layout(tmp_path: Path) -> NatsLayout:
 def add(
     layout: NatsLayout, name: str, *sign: str, expires: timedelta | None = None, kek: bytes = KEK
 ) -> users.UserFiles:
-    return users.add_user(layout, name, sign=sign, expires=expires, kek=kek, clock=Noon())
+    return users.add_user(
+        layout, name, sign=sign, expires=expires, url=URL, ca=None, kek=kek, clock=Noon()
+    )
 
 
 def test_a_user_gets_creds_and_a_context(layout: NatsLayout) -> None:
@@ -83,7 +85,7 @@ def test_a_name_that_is_taken_is_not_given_again(layout: NatsLayout) -> None:
     assert files.creds.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["admin", "auditor", "signer", "sys", "root-manager"])
+@pytest.mark.parametrize("name", ["admin", "auditor", "signer", "sys", "caledger-dev"])
 def test_a_name_of_our_own_is_not_given(layout: NatsLayout, name: str) -> None:
     with pytest.raises(UserError):
         add(layout, name, "service.web")
@@ -110,12 +112,29 @@ def test_the_wrong_key_adds_nobody(layout: NatsLayout) -> None:
     assert not layout.client_creds("shop").exists()
 
 
-def test_before_a_server_was_started_there_is_no_address_to_give(tmp_path: Path) -> None:
-    layout = provision.provision(tmp_path, "dc1", KEK)
+def test_an_admin_that_is_there_is_not_made_again(layout: NatsLayout) -> None:
+    before = layout.client_creds("admin").read_bytes()
 
-    with pytest.raises(ContextError, match=r"admin\.json"):
-        add(layout, "shop", "service.web")
-    assert users.find(layout, "shop") is None
+    with pytest.raises(UserError, match="revoke it first"):
+        add(layout, "admin")
+
+    assert layout.client_creds("admin").read_bytes() == before
+    assert users.away(layout) == []
+
+
+def test_a_first_user_whose_creds_are_away_is_told_and_not_made_again(layout: NatsLayout) -> None:
+    """Somebody may hold them, who would stay the admin beside a new one."""
+    entry = users.find(layout, "admin")
+    layout.client_creds("admin").unlink()
+    layout.context("admin").unlink()
+
+    provision.provision(layout.data, "dc1", KEK, in_use=True)
+
+    assert not layout.client_creds("admin").exists()
+    assert users.find(layout, "admin") == entry
+    [told] = users.away(layout)
+    assert "whoever has them is admin" in told
+    assert "`caledger user add admin`" in told
 
 
 async def test_a_user_that_is_not_there_cannot_be_revoked(layout: NatsLayout) -> None:
