@@ -163,7 +163,7 @@ class LedgerReader:
             return  # of a read that was given up
         headers = message.headers or {}
         # A stored message may begin with a status as well: that is up to whoever wrote it.
-        if "Status" in headers and "Nats-Subject" not in headers:
+        if "Status" in headers and "Nats-Sequence" not in headers:
             reply.end = headers
             reply.complete.set()
         else:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.refusals import RefusedError
 from services.signer.answer import refusal
 from services.signer.request import BODY_BYTES_MAX
-from services.signer.work import body_of, may_answer, requester_of
+from services.signer.work import Work, body_of, may_answer, requester_of
 
 USER = "U" + "A" * 55
 
@@ -34,6 +34,23 @@ def test_a_requester_has_a_bounded_length() -> None:
 def test_without_the_header_there_is_no_requester() -> None:
     assert requester_of(None) is None
     assert requester_of({"Other": "x"}) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "headers", "nameless"),
+    [
+        ("_R_.abc", None, True),
+        ("_R_.abc", {"Nats-Request-Info": "{"}, True),
+        ("_R_.abc", {"Nats-Request-Info": json.dumps({"user": USER})}, False),
+        ("_INBOX.web.abc", None, False),
+    ],
+)
+def test_from_another_account_nobody_asks_without_a_name(
+    reply: str, headers: dict[str, str] | None, nameless: bool
+) -> None:
+    work = Work(subject="ca", partition=0, body=b"", headers=headers, heard=0.0, replies=[reply])
+
+    assert work.nameless == nameless
 
 
 @pytest.mark.parametrize("reply", ["_INBOX.web.abc", "_R_.abc"])
