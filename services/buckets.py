@@ -115,11 +115,12 @@ class LastValues:
     async def purge(
         self, key: str, *, expected: int | None = None, ttl_seconds: int | None = None
     ) -> None:
-        """Remove a key with all that it ever held; a marker is left, for `ttl_seconds` if given.
+        """Remove a key's value; a marker is left in its place, for `ttl_seconds` if given.
 
+        The stream keeps one message of a key, so it needs no rollup (and buckets allow none).
         Raises as `write` does.
         """
-        headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
+        headers = {"KV-Operation": "PURGE"}
         if expected is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
         if ttl_seconds is not None:

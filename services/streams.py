@@ -16,9 +16,9 @@ from events.log import LedgerError, UnreachableError
 from events.subjects import Subjects
 
 DUPLICATE_WINDOW_SECONDS: Final = 600
-MARKER_SECONDS: Final = 1  # how long the marker of an expired lease stays
 FIRST_SERVER_SECONDS: Final = 2.0
-SILENCE_SECONDS: Final = 0.3  # after which no further server is expected to answer
+SILENCE_SECONDS: Final = 0.3  # after which no server that nobody knows of is expected to answer
+MISSING_SECONDS: Final = 3.0  # for a server to answer that another is connected to
 
 Settings = dict[str, Any]  # of a stream, by JetStream's own names
 
@@ -54,11 +54,7 @@ def stream_settings(subjects: Subjects, *, replicas: int) -> list[Settings]:
             "deny_purge": True,
             "republish": {"src": subjects.roots_log, "dest": subjects.roots_changed},
         },
-        {
-            **_bucket(subjects, subjects.lease_bucket, replicas),
-            "allow_msg_ttl": True,
-            "subject_delete_marker_ttl": MARKER_SECONDS * 10**9,
-        },
+        {**_bucket(subjects, subjects.lease_bucket, replicas), "allow_msg_ttl": True},
         _bucket(subjects, subjects.root_keys_bucket, replicas),
         _bucket(subjects, subjects.signing_keys_bucket, replicas),
     ]
@@ -103,7 +99,10 @@ async def check(nc: Client, subjects: Subjects) -> None:
         del each["num_replicas"]
         info = await _info(nc, each["name"])
         if info is None:
-            raise SetupError(f"{each['name']}: no such stream; run `caledger init` first")
+            raise SetupError(
+                f"{each['name']}: no such stream; run `caledger init` first. If that was done, the "
+                "server may have the wrong JetStream encryption key or store folder"
+            )
         _compare(each, info.config)
 
 
@@ -113,10 +112,8 @@ async def check_durability(nc: Client, subjects: Subjects) -> None:
     With JetStream's default an acknowledged write may be lost for two minutes (architecture, 3).
     """
     for name, data in await _servers(nc, subjects):
-        config = data.get("jetstream", {}).get("config")
-        if config is None:
-            continue  # a server without JetStream keeps nothing
-        if config.get("sync_always") is not True:
+        config = data.jetstream.config
+        if config is not None and not config.sync_always:  # one without JetStream keeps nothing
             raise SetupError(
                 f"nats-server {name} may lose acknowledged writes: set "
                 "`jetstream { sync_interval: always }` in its configuration and restart it"
@@ -127,29 +124,38 @@ class _Server(Struct):
     name: str
 
 
+class _JetStream(Struct):
+    config: _JetStreamConfig | None = None
+
+
+class _JetStreamConfig(Struct):
+    sync_always: bool = False
+
+
+class _Settings(Struct):
+    jetstream: _JetStream = _JetStream()
+    remotes: int = 0  # servers of its cluster that it is connected to
+
+
 class _Varz(Struct):
     server: _Server
-    data: dict[str, Any] = {}
+    data: _Settings = _Settings()
 
 
-async def _servers(nc: Client, subjects: Subjects) -> list[tuple[str, dict[str, Any]]]:
-    """Ask all servers for their settings at once: (name, settings) of each that answered."""
+async def _servers(nc: Client, subjects: Subjects) -> list[tuple[str, _Settings]]:
+    """Ask all servers for their settings at once: (name, settings) of each that answered.
+
+    Those that any of them is connected to must be among these: a slow one keeps data as well. One
+    that is down is not waited for; as it comes back, nobody has been told that it is durable.
+    """
     answers: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = nc.new_inbox()
     subscription = None
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, _Settings] = {}
     try:
         subscription = await nc.subscribe(inbox, cb=answers.put)
         await nc.publish(subjects.varz, b"", reply=inbox)
-        while True:
-            patience = SILENCE_SECONDS if found else FIRST_SERVER_SECONDS
-            reply = await asyncio.wait_for(answers.get(), patience)
-            if reply.headers and reply.headers.get("Status"):
-                break  # no responders
-            varz = msgspec.json.decode(reply.data, type=_Varz)
-            found[varz.server.name] = varz.data
-    except TimeoutError:
-        pass
+        await _collect(answers, found)
     except NatsError as error:
         raise SetupError(f"{subjects.varz}: the connection was lost") from UnreachableError(error)
     except msgspec.MsgspecError as error:
@@ -162,7 +168,36 @@ async def _servers(nc: Client, subjects: Subjects) -> list[tuple[str, dict[str, 
             f"{subjects.varz}: no server says whether it is durable; account CA must import "
             "$SYS.REQ.SERVER.PING.VARZ from account SYS under this name"
         ) from UnreachableError("no answer")
+    if len(found) < (number := _known(found)):
+        raise SetupError(
+            f"of {number} servers only {', '.join(sorted(found))} said in {MISSING_SECONDS:g} s "
+            "whether they are durable"
+        ) from UnreachableError("a server did not answer")
     return sorted(found.items())
+
+
+async def _collect(answers: asyncio.Queue[Msg], found: dict[str, _Settings]) -> None:
+    """Collect answers for as long as one is missing, or one more may come."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + MISSING_SECONDS
+    while True:
+        if len(found) < _known(found):
+            patience = deadline - loop.time()
+        else:
+            patience = SILENCE_SECONDS if found else FIRST_SERVER_SECONDS
+        try:
+            reply = await asyncio.wait_for(answers.get(), patience)
+        except TimeoutError:
+            return
+        if reply.headers and reply.headers.get("Status"):
+            return  # no responders
+        varz = msgspec.json.decode(reply.data, type=_Varz)
+        found[varz.server.name] = varz.data
+
+
+def _known(found: dict[str, _Settings]) -> int:
+    """Return how many servers there are, as those say that answered."""
+    return 1 + max((settings.remotes for settings in found.values()), default=-1)
 
 
 def _stream(name: str, subject: str, replicas: int) -> Settings:
@@ -189,7 +224,8 @@ def _bucket(subjects: Subjects, bucket: str, replicas: int) -> Settings:
     return {
         **_stream(name, subjects.key(bucket, ">"), replicas),
         "max_msgs_per_subject": 1,
-        "allow_rollup_hdrs": True,
+        "deny_purge": True,
+        "allow_rollup_hdrs": False,  # who may write one key could purge all of them
     }
 
 
@@ -201,6 +237,7 @@ _ABSENT: Final = (
     "first_seq",
     "no_ack",
     "discard_new_per_subject",
+    "subject_delete_marker_ttl",  # nats-server allows rollups and purges with it
 )
 
 

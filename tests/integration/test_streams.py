@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 from nats.aio.client import Client
 
 from events.ledger import JetStreamLedger
+from events.log import UnreachableError
 from events.subjects import Subjects
 from services import streams
+from services.buckets import BucketError, bucket
 from services.streams import SetupError
 from tests.ledger import acquired
 from tests.nats import NatsCluster, NatsServer
@@ -87,7 +90,7 @@ async def test_keys_are_not_made_again_beside_a_ledger_that_holds_entries(nc: Cl
         ("CA_LEDGER_dc1", "allow_direct", False),
         ("CA_LEDGER_dc1", "discard", "old"),
         ("CA_ROOTS_dc1", "republish", {"src": ">", "dest": "elsewhere.>"}),
-        ("KV_CA_LEASES_dc1", "subject_delete_marker_ttl", 5 * 10**9),
+        ("KV_CA_LEASES_dc1", "max_msgs_per_subject", 2),
         ("KV_CA_ROOT_KEYS_dc1", "max_msgs_per_subject", 5),
     ],
 )
@@ -130,6 +133,31 @@ async def test_the_replicas_are_the_operators_to_change_but_not_by_init(nc: Clie
         await streams.create(nc, SUBJECTS, replicas=3)
 
 
+@pytest.mark.parametrize("rollup", ["all", "sub"])
+async def test_who_may_write_one_key_cannot_take_the_others_away(nc: Client, rollup: str) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+    leases = bucket(nc, SUBJECTS.lease_bucket)
+    await leases.write("leader", b"held", expected=0)
+
+    evil = {"Nats-Rollup": rollup}
+    with pytest.raises(BucketError, match="rollup"):
+        await leases.write("signer.evil", b"x", expected=0, headers=evil)
+
+    assert [value.key for value in await leases.all()] == ["leader"]
+
+
+async def test_a_key_that_is_removed_leaves_a_marker_only(nc: Client) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+    keys = bucket(nc, SUBJECTS.root_keys_bucket)
+    await keys.write("k", b"sealed", expected=0)
+
+    await keys.purge("k")
+
+    state = (await api(nc, "STREAM.INFO.KV_CA_ROOT_KEYS_dc1"))["state"]
+    assert (state["messages"], state["last_seq"]) == (1, 2)
+    assert await keys.all() == []
+
+
 async def test_a_durable_server_is_accepted(nc: Client) -> None:
     await streams.check_durability(nc, SUBJECTS)
 
@@ -167,3 +195,24 @@ async def test_one_server_of_three_that_is_not_durable_is_named(tmp_path: Path) 
             await streams.check_durability(nc, SUBJECTS)
         assert await streams.create(nc, SUBJECTS, replicas=3) == NAMES
         await streams.check(nc, SUBJECTS)
+
+
+@pytest.mark.slow
+async def test_a_slow_server_of_a_cluster_is_waited_for_and_then_missed(tmp_path: Path) -> None:
+    """It has said nothing for longer than the others' silence, and could be the lossy one."""
+    async with NatsCluster(tmp_path, sync_always=(True, False, True)) as cluster:
+        nc = await cluster.client()
+        slow = cluster.server("n1")
+
+        slow.pause()
+        check = asyncio.create_task(streams.check_durability(nc, SUBJECTS))
+        await asyncio.wait([check], timeout=2 * streams.SILENCE_SECONDS)
+        assert not check.done()
+        slow.resume()
+        with pytest.raises(SetupError, match="nats-server n1 may lose"):
+            await check
+
+        slow.pause()
+        with pytest.raises(SetupError, match="of 3 servers only n0, n2 said") as missed:
+            await streams.check_durability(nc, SUBJECTS)
+        assert isinstance(missed.value.__cause__, UnreachableError)
