@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import re
 import secrets  # noqa: TID251 - key-encryption keys are made here, once, and decide nothing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlparse
+
+from nats.aio.client import Client
 
 from events.subjects import Subjects
 from services import config, streams, transport
@@ -64,9 +68,12 @@ async def set_up(options: NodeOptions) -> NodeConfig:
     _write_server(layout, node, advertise=options.advertise)
     write(options.data, node)
     reached("init.configured")
+    node = config.load(config_file(options.data))
     if not made:
-        await _make_streams(options, layout, config.load(config_file(options.data)))
-    return config.load(config_file(options.data))
+        await _make_streams(options, layout, node)
+    elif node.embedded is None:
+        await _check(node)  # a server of ours shows its streams to each worker that starts
+    return node
 
 
 def _write_server(layout: NatsLayout, node: NodeConfig, *, advertise: tuple[str, ...]) -> None:
@@ -165,6 +172,19 @@ async def _make_streams(options: NodeOptions, layout: NatsLayout, node: NodeConf
 
 
 async def _create(options: NodeOptions, node: NodeConfig) -> None:
+    async with _connected(node) as (nc, subjects):
+        await streams.create(nc, subjects, replicas=options.replicas)
+
+
+async def _check(node: NodeConfig) -> None:
+    """See that what was made is there; it is never made again, since that could delete it."""
+    async with _connected(node) as (nc, subjects):
+        await streams.check(nc, subjects)
+
+
+@asynccontextmanager
+async def _connected(node: NodeConfig) -> AsyncIterator[tuple[Client, Subjects]]:
+    """Connect to servers that lose no acknowledged write; raises SetupError, TransportError."""
     subjects = Subjects(node.datacenter)
     nc = await transport.connect(
         node.nats.servers,
@@ -174,7 +194,7 @@ async def _create(options: NodeOptions, node: NodeConfig) -> None:
     )
     try:
         await streams.check_durability(nc, subjects)
-        await streams.create(nc, subjects, replicas=options.replicas)
+        yield nc, subjects
     finally:
         await nc.close()
 

@@ -60,14 +60,12 @@ def stream_settings(subjects: Subjects, *, replicas: int) -> list[Settings]:
     ]
 
 
-async def create(
-    nc: Client, subjects: Subjects, *, replicas: int, expected: bool = False
-) -> list[str]:
+async def create(nc: Client, subjects: Subjects, *, replicas: int) -> list[str]:
     """Make what is missing; return the names of what was made.
 
-    `expected`: the streams were made before (the node's init marker says so), and nothing is made.
-    Nor is anything made where a stream of ours holds messages already. A stream that was there and
-    looks missing may be unreadable (a wrong JetStream encryption key): making it anew deletes it.
+    Nothing is made where a stream of ours holds messages already. A stream that was there and looks
+    missing may be unreadable (a wrong JetStream encryption key): making it anew deletes it. So who
+    knows that they were made before calls `check` instead.
     Raises SetupError, before anything is changed, where a stream is missing so or differs.
     """
     settings = stream_settings(subjects, replicas=replicas)
@@ -77,13 +75,12 @@ async def create(
             _compare(each, info.config)
     missing = [each for each in settings if found[each["name"]] is None]
     used = [name for name, info in found.items() if info is not None and info.state.last_seq > 0]
-    if missing and (expected or used):
+    if missing and used:
         names = ", ".join(each["name"] for each in missing)
-        because = f"{used[0]} holds messages" if used else "they were made before"
         raise SetupError(
-            f"{names}: missing although {because}; not made again, since that would delete what a "
-            "server with the wrong JetStream encryption key or store folder cannot see. "
-            "Check `jetstream` in the server's configuration"
+            f"{names}: missing although {used[0]} holds messages; not made again, since that would "
+            "delete what a server with the wrong JetStream encryption key or store folder cannot "
+            "see. Check `jetstream` in the server's configuration"
         )
     for each in missing:
         await _create(nc, each)

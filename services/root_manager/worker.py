@@ -92,6 +92,7 @@ class RootManager:
         )
         self._made: tuple[Initialise, float] | None = None  # and the loop's time
         self._published: tuple[int, int] | None = None  # (term, bundle sequence) seen out
+        self._unreadable: set[str] = set()  # keys of the lease bucket that were told of already
         self._swept = (0, 0.0)  # (term, the loop's time)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -170,8 +171,9 @@ class RootManager:
         leases = await read_leases(self._nc, self._subjects)
         reading = self._time() - began
         pause = min(max(LEASES_SECONDS, LEASES_SHARE * reading), FOLLOW_SECONDS)
-        if leases.unreadable:
-            log.warning("leases that are none of ours", keys=leases.unreadable)
+        if unknown := set(leases.unreadable) - self._unreadable:
+            log.warning("leases that are none of ours", keys=sorted(unknown))
+        self._unreadable = set(leases.unreadable)
         held = leases.leader
         if held is not None and held.term > 0:
             acting = Acting(node=held.node, term=held.term)

@@ -7,7 +7,7 @@ import base64
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from nats.errors import NoRespondersError
+from structlog.testing import capture_logs
 
 from events.authority import (
     CAConfigured,
@@ -270,6 +271,27 @@ def _run() -> SignerRun:
 
 
 # Signers that come and go.
+
+
+def have(number: int) -> Callable[[AuthorityState], bool]:
+    return lambda state: len(state.signers) == number
+
+
+async def test_a_key_that_is_no_lease_is_told_of_once(site: Site) -> None:
+    await site.lead("a")
+    leases = bucket(site.nc, SUBJECTS.lease_bucket)
+    await leases.write("junk.1", b"junk", expected=0)
+    with capture_logs() as told:
+        async with running(await site.root_manager("a")):
+            for slot in range(3):  # each is seen in another look at the leases than the one before
+                await site.signer("a", slot)
+                await site.until(have(slot + 1))
+            await leases.write("junk.2", b"junk", expected=0)
+            await site.signer("a", 3)
+            await site.until(have(4))
+
+    warned = [line["keys"] for line in told if line["event"] == "leases that are none of ours"]
+    assert warned == [["junk.1"], ["junk.2"]]
 
 
 async def test_signers_that_come_and_go_are_given_partitions_within_a_moment(site: Site) -> None:

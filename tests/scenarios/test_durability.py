@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,15 @@ def make_lossy(data: Path) -> None:
     file = server_conf(data)
     assert ALWAYS in file.read_text()
     file.write_text(file.read_text().replace(ALWAYS, LOSSY))
+
+
+def encrypt(data: Path, *, key: str) -> None:
+    """Have the server encrypt its streams, as an operator might."""
+    file = server_conf(data)
+    text = file.read_text()
+    plain = text if "cipher" not in text else re.sub(r"  cipher: aes, key: \w+\n", "", text)
+    assert ALWAYS in plain
+    file.write_text(plain.replace(ALWAYS, f"{ALWAYS}\n  cipher: aes, key: {key}\n"))
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -77,6 +87,42 @@ async def test_init_refuses_a_server_that_may_lose_writes(tmp_path: Path) -> Non
         assert await reading.last_sequences(data, STREAMS) == dict.fromkeys(STREAMS, 0)
     finally:
         server.close()
+
+
+async def test_init_never_makes_streams_again_that_a_server_does_not_show(tmp_path: Path) -> None:
+    """A server elsewhere comes back with another JetStream encryption key, and shows no stream.
+    Made again, they would delete what is there: `init` says so, and with the right key all is back.
+    """
+    port = free_port()
+    data = tmp_path / "data"
+    command = ("init", "--data", data, "--server", f"nats://127.0.0.1:{port}")
+    assert (await run(*command, cwd=tmp_path)).code == 3
+    server = Server(data, port)
+    try:
+        encrypt(data, key="right")
+        await server.start()
+        assert (await run(*command, cwd=tmp_path)).code == 0
+        await server.stop()
+
+        encrypt(data, key="wrong")
+        await server.start()
+        hidden = await reading.last_sequences(data, STREAMS)
+        again = await run(*command, cwd=tmp_path)
+        after = await reading.last_sequences(data, STREAMS)
+        await server.stop()
+
+        encrypt(data, key="right")
+        await server.start()
+        back = await reading.last_sequences(data, STREAMS)
+        fine = await run(*command, cwd=tmp_path)
+    finally:
+        server.close()
+
+    assert hidden == after == dict.fromkeys(STREAMS, -1)
+    assert again.code == 1, again
+    assert "may have the wrong JetStream encryption key" in again.err
+    assert back == dict.fromkeys(STREAMS, 0)
+    assert fine.code == 0, fine
 
 
 async def test_every_worker_refuses_a_server_that_may_lose_writes(tmp_path: Path) -> None:
