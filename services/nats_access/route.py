@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import ParseResult, urlparse
@@ -172,9 +173,10 @@ class Transport(TcpTransport):
             self._io_writer.writelines(payload)
 
     async def drain(self) -> None:
-        """Wait until the machine has taken what was written."""
+        """Wait until the machine has taken what was written, or the connection is gone."""
         if self._io_writer is not None and not self._io_writer.is_closing():
-            await self._io_writer.drain()
+            with suppress(ConnectionError):
+                await self._io_writer.drain()
 
     def __bool__(self) -> bool:
         """Say that this is the transport, so that nats-py makes none of its own."""
