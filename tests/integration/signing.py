@@ -78,6 +78,11 @@ class Answer:
         error = self.told.get("error")
         return error["code"] if error else None
 
+    @property
+    def serial(self) -> str:
+        """Return the certificate's serial number as the ledger writes it, without leading zeros."""
+        return f"{int(self.told['SerialNumber'].replace(':', ''), 16):x}"
+
 
 class Running(NamedTuple):
     """A signer that runs in this process."""
