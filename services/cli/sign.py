@@ -18,11 +18,13 @@ from services.cli.common import (
     find,
     run,
     say,
+    told,
 )
 
 if TYPE_CHECKING:
     from services.cli.common import Target
     from services.cli.signing_files import SigningFiles
+    from services.client import CaClient
 
 app = typer.Typer(no_args_is_help=True, help="Ask for a certificate.")
 
@@ -78,12 +80,14 @@ def service(
 
     The key and the CSR are made here; the key never leaves this machine. When no answer comes in
     time, ask again with the --request-id that is told: the same key then gets its certificate,
-    and never a second one.
+    and never a second one. An id that has a certificate is looked up: where its key is in DIR, the
+    files are written again.
     """
     from services.cli.signing_files import SigningFiles
 
+    with told():
+        files = SigningFiles(name, out)
     target = find(data=data, context=context, user=user, datacenter=datacenter)
-    files = SigningFiles(name, out)
     reply = run(_sign(target, files, csr, request_id, key_type.value, timeout))
     if json:
         print(reply.decode())
@@ -105,8 +109,13 @@ async def _sign(
     from services.client import CaClient, NoAnswerError, RefusedLateError
     from services.clock import SystemClock, SystemEntropy
     from services.refusals import RefusedError
+    from services.transport import NotPermittedError
 
     deadline = asyncio.get_running_loop().time() + timeout
+
+    def left() -> float:
+        return max(deadline - asyncio.get_running_loop().time(), 0.1)
+
     client = await CaClient.connect(
         target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
     )
@@ -114,28 +123,51 @@ async def _sign(
         files.finish()
         bundle = await client.roots(timeout=timeout)
         chosen = request_id or SystemEntropy().ulid(SystemClock().now())
-        if csr_file is not None:
-            csr = files.read_csr(csr_file)
-        else:
-            csr = files.pending(chosen, bundle, target.datacenter, key_type)
         try:
-            left = max(deadline - asyncio.get_running_loop().time(), 0.1)
-            reply = await client.sign(files.name, csr, request_id=chosen, timeout=left)
+            if csr_file is None and request_id is not None and not files.waits(request_id):
+                known = await _look_up(client, files.name, request_id, timeout=left())
+                if known is not None:
+                    files.install_known(request_id, known, bundle)
+                    return known
+            if csr_file is not None:
+                csr = files.read_csr(csr_file)
+            else:
+                csr = files.pending(chosen, bundle, target.datacenter, key_type)
+            reply = await client.sign(files.name, csr, request_id=chosen, timeout=left())
+        except NotPermittedError:
+            if request_id is None:
+                files.forget(chosen)  # no signer was asked
+            raise
         except (NoAnswerError, RefusedError) as error:
             if isinstance(error, RefusedError) and error.code not in _ASK_AGAIN:
                 asked_before = request_id is not None or isinstance(error, RefusedLateError)
                 if error.code in _NEVER_ISSUED and not asked_before:
                     files.forget(chosen)  # no certificate can ever come for its key
                 raise
-            told = judge(error)
-            assert told is not None, "both are told"
+            judged = judge(error)
+            assert judged is not None, "both are told"
             raise CliError(
-                f"{told}; to ask again for the same certificate: --request-id {chosen}", told.code
+                f"{judged}; to ask again for the same certificate: --request-id {chosen}",
+                judged.code,
             ) from error
         files.install(chosen, csr, reply, bundle)
         return reply
     finally:
         await client.close()
+
+
+async def _look_up(
+    client: CaClient, service: str, request_id: str, *, timeout: float
+) -> bytes | None:
+    """Return the reply that an id got, None where it has got none."""
+    from services.refusals import RefusedError
+
+    try:
+        return await client.lookup(service, request_id=request_id, timeout=timeout)
+    except RefusedError as error:
+        if error.code == "not_found":
+            return None
+        raise
 
 
 def _summary(files: SigningFiles, reply: bytes, *, own_csr: bool) -> None:

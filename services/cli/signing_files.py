@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -72,6 +73,11 @@ class SigningFiles:
         write_atomically(csr_file, csr)
         return csr.decode()
 
+    def waits(self, request_id: str) -> bool:
+        """Say whether a key waits for the answer to this request; raises CliError."""
+        _, csr_file = self._pending(request_id)
+        return csr_file.exists()
+
     def read_csr(self, file: Path) -> str:
         """Return a CSR made elsewhere as PEM; raises CliError."""
         try:
@@ -90,11 +96,27 @@ class SigningFiles:
         if leaf.public_key() != x509.load_pem_x509_csr(csr.encode()).public_key():
             raise CliError("the certificate in the answer is for another key", Exit.FAULT)
         key_file, _ = self._pending(request_id)
+        self._install(request_id, key_file if key_file.exists() else None, pem, bundle)
+
+    def install_known(self, request_id: str, reply: bytes, bundle: bytes) -> None:
+        """Put everything in place again; raises CliError where the key is not here."""
+        issued = read_reply(reply)
+        wanted = x509.load_pem_x509_certificate(issued.cert_pem.encode()).public_key()
+        if not self.key.exists() or _public_key(self.key) != wanted:
+            raise CliError(
+                f"request id {request_id} has its certificate already (serial "
+                f"{issued.serial_number}), and its key is not in {self._folder}: say with --out "
+                "where it is, or ask under another id",
+                Exit.FAULT,
+            )
+        self._install(request_id, self.key, issued.cert_pem, bundle)
+
+    def _install(self, request_id: str, key_file: Path | None, pem: str, bundle: bytes) -> None:
         self.finish()
         contents = [
             (self.roots, "".join(root.root_cert for root in read_bundle(bundle).roots).encode())
         ]
-        if key_file.exists():
+        if key_file is not None:
             contents.append((self.key, key_file.read_bytes()))
         contents.append((self.certificate, pem.encode()))
         for file, content in contents:
@@ -148,6 +170,14 @@ def _load_key(file: Path) -> PrivateKey:
     key = serialization.load_pem_private_key(file.read_bytes(), None)
     assert isinstance(key, PrivateKey), "we made it"
     return key
+
+
+def _public_key(file: Path) -> object:
+    """Return the public half of whatever key somebody put there, None where it is none."""
+    try:
+        return serialization.load_pem_private_key(file.read_bytes(), None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it has a password
+        return None
 
 
 def _key_pem(key: PrivateKey) -> bytes:

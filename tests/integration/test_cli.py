@@ -94,13 +94,62 @@ async def test_the_same_request_id_again_gets_the_same_bytes(dev: Caledger) -> N
 
 
 async def test_a_request_id_with_another_csr_is_refused(dev: Caledger) -> None:
-    command = ("sign", "service", "twice", "--request-id", "T-1")
-    assert (await dev.run(*command)).code == 0
+    assert (await dev.run("sign", "service", "twice", "--request-id", "T-1")).code == 0
+    (dev.folder / "twice.csr").write_bytes(factories.csr(uri=await identity(dev, "twice")))
 
-    ran = await dev.run(*command)  # makes a new key: its first one has its certificate
+    ran = await dev.run("sign", "service", "twice", "--request-id", "T-1", "--csr", "twice.csr")
 
     assert ran.code == 1
     assert ran.err.startswith("caledger: refused: request_id_conflict: ")
+
+
+async def test_a_request_id_again_without_a_csr_writes_the_same_files(dev: Caledger) -> None:
+    command = ("sign", "service", "anew", "--request-id", "N-1", "--json")
+    first = await dev.run(*command)
+    folder = dev.folder / "anew"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    (folder / "anew.pem").unlink()
+    (folder / "anew-roots.pem").unlink()
+
+    second = await dev.run(*command)
+
+    assert first.code == second.code == 0, second
+    assert first.out == second.out
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert stat.S_IMODE((folder / "anew-key.pem").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("key", ["", "no key", "another"])
+async def test_a_request_id_whose_key_is_elsewhere_is_told_and_nothing_is_asked(
+    dev: Caledger, key: str
+) -> None:
+    name = f"away{len(key)}"
+    command = ("sign", "service", name, "--request-id", "W-1")
+    assert (await dev.run(*command)).code == 0
+    there = dev.folder / f"{name}-elsewhere"
+    if key:
+        key = factories.private_pem(factories.leaf_key()).decode() if key == "another" else key
+        there.mkdir()
+        (there / f"{name}-key.pem").write_text(key)
+    position = (await dev.run("ledger", "verify", "--json")).out
+
+    ran = await dev.run(*command, "--out", there)
+
+    assert ran.code == 1, ran
+    assert ran.err.startswith("caledger: request id W-1 has its certificate already (serial ")
+    assert f"its key is not in {there}" in ran.err
+    assert [file.read_text() for file in there.glob("*")] == ([key] if key else [])
+    assert (await dev.run("ledger", "verify", "--json")).out == position
+
+
+async def test_a_request_that_is_not_permitted_leaves_no_key(dev: Caledger) -> None:
+    assert (await dev.run("user", "add", "narrow", "--sign", "service.narrow")).code == 0
+
+    for more in ((), ("--request-id", "P-1")):
+        ran = await dev.run("sign", "service", "forbidden", "--user", "narrow", *more)
+
+        assert ran.code == 4, ran
+        assert not (dev.folder / "forbidden").exists()
 
 
 @pytest.mark.parametrize("key_type", ["p384", "rsa2048"])
@@ -175,6 +224,8 @@ async def test_what_answers_nothing_is_not_reachable(dev: Caledger) -> None:
         ("ledger", "replay", "--identity", "web"),
         ("ledger", "replay", "--from", "0"),
         ("sign", "service"),
+        ("sign", "service", ""),
+        ("sign", "service", "x" * 300),
         ("sign", "service", "web", "--request-id", "no spaces"),
         ("sign", "service", "web", "--csr", "missing.csr"),
         ("sign", "service", "web", "--key-type", "ed25519"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -298,16 +299,17 @@ async def test_a_wrong_key_encryption_key_is_told_and_changes_nothing(
 async def test_no_answer_in_time_keeps_the_key_for_the_same_request(tmp_path: Path) -> None:
     async with Caledger(tmp_path) as dev:
         paused = [dev.kill(f"signer-{slot}", signal.SIGSTOP) for slot in (0, 1)]
-        late = await dev.run("sign", "service", "web", "--request-id", "L-1", "--timeout", "0.7")
+        late = await dev.run("sign", "service", "web", "--timeout", "0.7")
+        told = re.search(r"--request-id (\w+)$", late.err)
+        assert told is not None, late
         for pid in paused:
             os.kill(pid, signal.SIGCONT)
         waiting = {file.name for file in (tmp_path / "web").iterdir()}
-        key = (tmp_path / "web" / ".web-L-1-key.pem").read_bytes()
-        again = await signed(dev, "web", "--request-id", "L-1")
+        key = (tmp_path / "web" / f".web-{told[1]}-key.pem").read_bytes()
+        again = await signed(dev, "web", "--request-id", told[1])
 
         assert late.code == 3, late
-        assert "--request-id L-1" in late.err
-        assert waiting == {".web-L-1-key.pem", ".web-L-1.csr"}
+        assert waiting == {f".web-{told[1]}-key.pem", f".web-{told[1]}.csr"}
         assert (tmp_path / "web" / "web-key.pem").read_bytes() == key
         assert {file.name for file in (tmp_path / "web").iterdir()} == {
             "web.pem",
