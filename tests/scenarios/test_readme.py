@@ -64,7 +64,7 @@ async def test_the_python_client_signs_watches_and_replays(dev: Caledger) -> Non
 
     out = await out_of(dev, sys.executable, "client.py")
 
-    assert re.search(r"^serial [0-9a-f:]{47} at sequence \d+$", out, re.MULTILINE)
+    assert re.search(r"^serial [0-9a-f:]{50} at sequence \d+$", out, re.MULTILINE)
     assert re.search(r"^trusted: \['[0-9a-f:]{59}'\]$", out, re.MULTILINE)
     assert out.count("caledger.leaf.issued.v1") >= 1
     assert "1 ['caledger.leadership.acquired.v1']" in out
@@ -84,6 +84,27 @@ async def test_the_users_shown_are_added_and_shut_out(dev: Caledger) -> None:
     assert "shop is shut out" in out
 
 
+async def test_every_option_is_named_somewhere() -> None:
+    """Those of whole commands; each command's --help says what they do."""
+    from typer.main import get_command
+
+    from services.cli.app import app
+
+    def options(command: object) -> set[str]:
+        own = {
+            name
+            for option in getattr(command, "params", [])
+            if not getattr(option, "hidden", False)
+            for name in option.opts
+            if name.startswith("--")
+        }
+        return own.union(*(options(one) for one in getattr(command, "commands", {}).values()))
+
+    unnamed = {name for name in options(get_command(app)) if name not in README}
+
+    assert unnamed <= {"--install-completion", "--show-completion", "--help"}
+
+
 async def test_every_error_code_is_explained() -> None:
     assert [code for code in get_args(RefusalCode) if f"`{code}`" not in README] == []
 
@@ -94,7 +115,6 @@ async def test_every_file_of_a_node_is_explained(dev: Caledger) -> None:
         path.name
         for folder in (dev.data, dev.data / "nats", dev.data / "keys")
         for path in folder.iterdir()
-        if path.suffix not in (".lock", ".log") and not path.name.startswith(".")
     }
     unexplained = {name for name in found if name not in README}
     sidecars = {name for name in unexplained if name.startswith("projections.sqlite-")}
