@@ -114,6 +114,12 @@ class Table:
         """Wait until the signer of a slot has its share."""
         await until(lambda: slot in self.slots, f"the signer of slot {slot} has its share")
 
+    async def has_not(self, slot: int) -> None:
+        """Wait until the signer of a slot has given its share back: the next one has none yet."""
+        await until(
+            lambda: slot not in self.slots, f"the signer of slot {slot} gave its share back"
+        )
+
 
 async def _come_and_go(node: Node, slot: int, table: Table) -> None:
     """Start a signer, and stop it once it signs, until there were enough moves."""
@@ -122,6 +128,7 @@ async def _come_and_go(node: Node, slot: int, table: Table) -> None:
         await table.has(slot)
         process.terminate()
         assert await node.ended(process) == 0
+        await table.has_not(slot)
 
 
 def _signers(ledger: Ledger) -> str:
