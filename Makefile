@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: dev setup check test test-slow bench lock clean
+.PHONY: dev setup tools check test test-slow bench lock clean
 
 dev: $(STAMP)  ## set up, start nats-server and all workers of datacenter dc1
 	exec $(BIN)/caledger dev
@@ -25,10 +25,18 @@ check: $(STAMP)  ## format, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(STAMP) check  ## everything but the slow tests
+tools:  # what the tests compare with, from Debian's packages
+	@for tool in certtool:gnutls-bin openssl:openssl ip:iproute2; do \
+	    command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
+	test -z "$$missing" && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -q && apt-get install -q -y $$missing; \
+	else echo "the tests need: apt install$$missing" >&2; exit 1; fi
+
+test: $(STAMP) tools check  ## everything but the slow tests
 	$(BIN)/pytest -q -m "not slow" -n 2 --dist loadgroup
 
-test-slow: $(STAMP)  ## crashes, faults, clusters: about half an hour
+test-slow: $(STAMP) tools  ## crashes, faults, clusters: about half an hour
 	$(BIN)/pytest -q -m slow
 
 bench: $(STAMP)  ## figures, as ratios to the machine's own limit
