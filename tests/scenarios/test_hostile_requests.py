@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from nats.aio.client import Client
 from nats.errors import BadSubjectError
+from nats.errors import TimeoutError as NatsTimeoutError
 
 from events.base import Struct
 from events.leaves import LeafRefusalsCounted, LeafRefused, RefusalCode
@@ -256,10 +257,18 @@ async def names(client: CaClient) -> Names:
 
 
 async def refusal(nc: Client, hostile: Hostile, names: Names) -> str:
-    """Return the code of the one answer to a request; fails if header and body disagree."""
-    message = await nc.request(
-        f"ca.dc1.sign.{hostile.tokens}", hostile.body(names), timeout=ANSWER_SECONDS
-    )
+    """Return the code of the one answer to a request; fails if header and body disagree.
+
+    After a silence it is asked again, as every client does: partitions may be on the move.
+    """
+    subject = f"ca.dc1.sign.{hostile.tokens}"
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while True:
+            try:
+                message = await nc.request(subject, hostile.body(names), timeout=1)
+                break
+            except NatsTimeoutError:
+                continue
     reply = json.loads(message.data)
     code: str = reply["error"]["code"]
     headers = message.headers or {}
