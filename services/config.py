@@ -91,6 +91,9 @@ class NodeConfig(Section):
     initial: InitialSection = InitialSection()
     embedded: EmbeddedSection | None = None
     lease_seconds: Annotated[int, Meta(ge=1, le=60)] = 3  # of the leader's and the signers' leases
+    duplicate_window_seconds: Annotated[int, Meta(ge=2, le=86_400)] = 600
+    """Of the ledger's stream, as it was made; an append without an answer is sent again for half of
+    it. The same on every node."""
 
     @property
     def projections_file(self) -> Path:

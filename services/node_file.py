@@ -188,6 +188,7 @@ def write(data: Path, node: NodeConfig) -> None:
         f"node = {_text(node.node)}  # a name of its own for every machine",
         f"data = {_text(_relative(node.data, base))}",
         f"lease_seconds = {node.lease_seconds}",
+        f"duplicate_window_seconds = {node.duplicate_window_seconds}  # of the ledger's stream",
         "",
         "[nats]",
         f"servers = [{', '.join(map(_text, node.nats.servers))}]",

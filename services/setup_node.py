@@ -173,13 +173,18 @@ async def _make_streams(options: NodeOptions, layout: NatsLayout, node: NodeConf
 
 async def _create(options: NodeOptions, node: NodeConfig) -> None:
     async with _connected(node) as (nc, subjects):
-        await streams.create(nc, subjects, replicas=options.replicas)
+        await streams.create(
+            nc,
+            subjects,
+            replicas=options.replicas,
+            duplicate_window=node.duplicate_window_seconds,
+        )
 
 
 async def _check(node: NodeConfig) -> None:
     """See that what was made is there; it is never made again, since that could delete it."""
     async with _connected(node) as (nc, subjects):
-        await streams.check(nc, subjects)
+        await streams.check(nc, subjects, duplicate_window=node.duplicate_window_seconds)
 
 
 @asynccontextmanager

@@ -60,11 +60,12 @@ async def open_worker(config: NodeConfig, worker: str, *, wait: bool = True) -> 
     )
     try:
         await streams.check_durability(nc, subjects)
-        await streams.check(nc, subjects)
+        await streams.check(nc, subjects, duplicate_window=config.duplicate_window_seconds)
     except streams.SetupError:
         await nc.close()
         raise
-    return Worker(nc=nc, subjects=subjects, ledger=JetStreamLedger(nc, subjects))
+    ledger = JetStreamLedger(nc, subjects, duplicate_window=config.duplicate_window_seconds)
+    return Worker(nc=nc, subjects=subjects, ledger=ledger)
 
 
 async def _still_durable(nc: Client, subjects: Subjects) -> None:

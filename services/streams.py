@@ -15,7 +15,7 @@ from events.base import Struct
 from events.log import LedgerError, UnreachableError
 from events.subjects import Subjects
 
-DUPLICATE_WINDOW_SECONDS: Final = 600
+DUPLICATE_WINDOW_SECONDS: Final = 600  # unless the node's configuration names another
 FIRST_SERVER_SECONDS: Final = 2.0
 SILENCE_SECONDS: Final = 0.3  # after which no server that nobody knows of is expected to answer
 MISSING_SECONDS: Final = 3.0  # for a server to answer that another is connected to
@@ -36,7 +36,9 @@ class _State(Struct):
     last_seq: int
 
 
-def stream_settings(subjects: Subjects, *, replicas: int) -> list[Settings]:
+def stream_settings(
+    subjects: Subjects, *, replicas: int, duplicate_window: int = DUPLICATE_WINDOW_SECONDS
+) -> list[Settings]:
     """Return the settings of every stream, the ledger first; buckets are streams as well.
 
     Limits are named although they are JetStream's defaults: one that is set later would delete.
@@ -46,7 +48,7 @@ def stream_settings(subjects: Subjects, *, replicas: int) -> list[Settings]:
             **_stream(subjects.ledger_stream, subjects.ledger, replicas),
             "deny_purge": True,
             "allow_atomic": True,
-            "duplicate_window": DUPLICATE_WINDOW_SECONDS * 10**9,
+            "duplicate_window": duplicate_window * 10**9,
             "republish": {"src": subjects.ledger, "dest": subjects.live},
         },
         {
@@ -60,7 +62,13 @@ def stream_settings(subjects: Subjects, *, replicas: int) -> list[Settings]:
     ]
 
 
-async def create(nc: Client, subjects: Subjects, *, replicas: int) -> list[str]:
+async def create(
+    nc: Client,
+    subjects: Subjects,
+    *,
+    replicas: int,
+    duplicate_window: int = DUPLICATE_WINDOW_SECONDS,
+) -> list[str]:
     """Make what is missing; return the names of what was made.
 
     Nothing is made where a stream of ours holds messages already. A stream that was there and looks
@@ -68,7 +76,7 @@ async def create(nc: Client, subjects: Subjects, *, replicas: int) -> list[str]:
     knows that they were made before calls `check` instead.
     Raises SetupError, before anything is changed, where a stream is missing so or differs.
     """
-    settings = stream_settings(subjects, replicas=replicas)
+    settings = stream_settings(subjects, replicas=replicas, duplicate_window=duplicate_window)
     found = {each["name"]: await _info(nc, each["name"]) for each in settings}
     for each in settings:
         if (info := found[each["name"]]) is not None:
@@ -87,12 +95,14 @@ async def create(nc: Client, subjects: Subjects, *, replicas: int) -> list[str]:
     return [each["name"] for each in missing]
 
 
-async def check(nc: Client, subjects: Subjects) -> None:
+async def check(
+    nc: Client, subjects: Subjects, *, duplicate_window: int = DUPLICATE_WINDOW_SECONDS
+) -> None:
     """Raise SetupError where a stream is missing or differs from what `create` makes.
 
     The number of replicas is the operator's to change.
     """
-    for each in stream_settings(subjects, replicas=1):
+    for each in stream_settings(subjects, replicas=1, duplicate_window=duplicate_window):
         del each["num_replicas"]
         info = await _info(nc, each["name"])
         if info is None:

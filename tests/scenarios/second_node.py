@@ -89,6 +89,7 @@ def beside(first: Path, folder: Path, name: str) -> Node:
         f"node = {json.dumps(name)}",
         f"data = {json.dumps(str(folder))}",
         f"lease_seconds = {known.lease_seconds}",
+        f"duplicate_window_seconds = {known.duplicate_window_seconds}",
         "[nats]",
         f"servers = {json.dumps(list(known.nats.servers))}",
         f"creds = {json.dumps(str(known.nats.creds))}",

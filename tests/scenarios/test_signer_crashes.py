@@ -18,7 +18,6 @@ from events.ledger import JetStreamLedger
 from events.log import ConflictError
 from events.subjects import Subjects, partition_of
 from projections.authority import AuthorityState, fold
-from services import config
 from services.clock import SystemClock, SystemEntropy
 from services.node_file import config_file
 from services.stamping import Stamper, source
@@ -145,14 +144,16 @@ async def test_f11_a_signer_that_wakes_up_after_its_partition_moved_has_its_appe
     """Goal: a signature made before a long sleep never becomes a second certificate.
 
     Method: SIGSTOP of a signer between signing and appending, for 15 s: longer than what a request
-    waits for projections or a signer for its withdrawal (5 s each), the connection's pings (2 s)
-    and our client's deadline (10 s). Not waited for: the 300 s for which an append is sent again
-    and the stream's duplicate window of 600 s, which nothing here relies on. Its lease alone is
-    longer than that (60 s), so that it wakes up as somebody who may act: a third signer joins,
-    which moves the partition, and the client gets its certificate of the new owner. Then SIGCONT.
+    waits for projections or a signer for its withdrawal (5 s each), the connection's pings (2 s),
+    our client's deadline (10 s), the stream's duplicate window (8 s here) and the half of it for
+    which an append is sent again. Its lease alone is longer than that (60 s), so that it wakes up
+    as somebody who may act: a third signer joins, which moves the partition, and the client gets
+    its certificate of the new owner. Then SIGCONT.
     """
     trap = Trap(tmp_path, "signer.signed", "STOP")
-    caledger = await _with_lease(tmp_path, 60, trap.environment)
+    caledger = await _configured(
+        tmp_path, trap.environment, lease_seconds=60, duplicate_window_seconds=8
+    )
     async with caledger, Node(caledger.data) as more:
         before = await signing(caledger, 2)
         owner, service = _last_to_stay(before)
@@ -191,13 +192,17 @@ async def test_f11_a_signer_that_wakes_up_after_its_lease_has_ended_adds_nothing
 ) -> None:
     """Goal: the same where the sleep was longer than the lease too: nothing is left to chance.
 
-    Method: SIGSTOP between signing and appending for 15 s with the usual lease of 3 s; all its
-    partitions move, and the client gets its certificate of the other signer. Then SIGCONT: the run
-    ends by itself, since it holds no lease; its successor answers the same request with the same
-    bytes. What the run could have sent all the same is sent in its name, and refused.
+    Method: SIGSTOP between signing and appending for 15 s with the usual lease of 3 s and the same
+    short window; all its partitions move, and the client gets its certificate of the other signer.
+    Then SIGCONT: the run ends by itself, since it holds no lease; its successor answers the same
+    request with the same bytes. What it could have sent all the same is sent in its name, and
+    refused.
     """
     trap = Trap(tmp_path, "signer.signed", "STOP")
-    async with Caledger(tmp_path, environment=trap.environment) as caledger:
+    caledger = await _configured(
+        tmp_path, trap.environment, lease_seconds=3, duplicate_window_seconds=8
+    )
+    async with caledger:
         await signing(caledger, 2)
         grants = await _grants(caledger)
         load = await Load.on(caledger, [Request(service="web", request_id="one")], clients=1)
@@ -275,15 +280,21 @@ def _standing_still(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def _with_lease(folder: Path, seconds: int, environment: Mapping[str, str]) -> Caledger:
-    """Return a datacenter whose leases are this long; not started yet."""
+async def _configured(folder: Path, environment: Mapping[str, str], **settings: int) -> Caledger:
+    """Return a datacenter with these settings in its caledger.toml; not started yet.
+
+    What the streams are made with has to stand there before `init` makes them.
+    """
     caledger = Caledger(folder, environment=environment)
     options = ("--nats-port", str(caledger.port), "--csr-max-per-second", "0")
-    made = await caledger.run("init", "--data", caledger.data, *options)
+    made = await caledger.run("init", "--data", folder / "as-usual", *options)
     assert made.code == 0, made
-    file = config_file(caledger.data)
-    file.write_text(file.read_text().replace("lease_seconds = 3", f"lease_seconds = {seconds}"))
-    assert config.load(file).lease_seconds == seconds
+    text = config_file(folder / "as-usual").read_text()
+    for name, value in settings.items():
+        text, count = re.subn(rf"(?m)^{name} = \d+", f"{name} = {value}", text)
+        assert count == 1, name
+    caledger.data.mkdir()
+    config_file(caledger.data).write_text(text)
     return caledger
 
 
