@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar, Final
 
 import msgspec
@@ -60,6 +63,17 @@ def _assigned(event: SignersAssigned, authority_sequence: int) -> Iterator[Chang
                     reason=event.reason,
                 )
             )
+
+
+def holders(path: Path) -> int:
+    """Return how many signers hold a grant, as far as a node's projections file knows.
+
+    Raises sqlite3.Error where there is no such file, or it is none of ours.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
+        (count,) = file.execute("SELECT COUNT(*) FROM grants WHERE to_sequence IS NULL").fetchone()
+    return int(count)
 
 
 PROJECTION: Final = Projection(name="signers", version=1, rows=(GrantRow,), changes=changes)

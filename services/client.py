@@ -24,10 +24,14 @@ from events.log import UnreachableError
 from events.subjects import Subjects
 from projections.bundle import Roots
 from services import transport
+from services.clock import Entropy, SystemEntropy
 from services.refusals import RefusedError
 from services.transport import NotPermittedError
 
 ASK_AGAIN_SECONDS: Final = 0.25  # of silence: a lost signer costs latency, not errors
+ASK_AGAIN_GROWTH: Final = 1.5  # after each further silence: an outage is followed by no herd (F16)
+ASK_AGAIN_SECONDS_MAX: Final = 1.0
+ASK_AGAIN_SPREAD: Final = 0.2  # of it, either way
 ANSWER_SECONDS: Final = 10.0
 READ_MAX: Final = 512  # entries at once
 ROOTS_POLL_SECONDS: Final = 10.0  # should a push have been lost
@@ -60,6 +64,15 @@ class SigningRequest(Struct, omit_defaults=True):
 
     request_id: RequestId
     csr: str | None = None  # PEM; without it this only looks up what the id got
+
+
+def patience(sendings: int, fraction: float) -> float:
+    """Return how many seconds to wait for an answer to so many sendings before the next.
+
+    `fraction`, from 0 to below 1, spreads those who ask.
+    """
+    seconds = min(ASK_AGAIN_SECONDS * ASK_AGAIN_GROWTH ** (sendings - 1), ASK_AGAIN_SECONDS_MAX)
+    return seconds * (1 + ASK_AGAIN_SPREAD * (2 * fraction - 1))
 
 
 _Heard = Msg | NoAnswerError | NotPermittedError
@@ -101,10 +114,13 @@ class CaClient:
     Every method may raise NoAnswerError, NotPermittedError, or RefusedError where the CA says no.
     """
 
-    def __init__(self, nc: Client, datacenter: str, line: _Line) -> None:
+    def __init__(
+        self, nc: Client, datacenter: str, line: _Line, entropy: Entropy | None = None
+    ) -> None:
         self.nc = nc
         self.subjects = Subjects(datacenter)
         self._line = line
+        self._entropy = entropy or SystemEntropy()
 
     @classmethod
     async def connect(
@@ -256,13 +272,13 @@ class CaClient:
                         while True:
                             await self.nc.publish(subject, body, reply=inbox)
                             sendings += 1
-                            wait = ASK_AGAIN_SECONDS
+                            wait = patience(sendings, self._entropy.fraction())
                             while (answer := await _answer(answers, wait)) is not None:
                                 if (not_ready := _not_ready(answer)) is None:
                                     return answer, sendings
                                 if not_ready.retry_after is None:
                                     raise not_ready
-                                wait = max(ASK_AGAIN_SECONDS, not_ready.retry_after)
+                                wait = max(wait, not_ready.retry_after)
             finally:
                 if not self.nc.is_closed:
                     await subscription.unsubscribe()

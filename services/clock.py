@@ -32,6 +32,10 @@ class Entropy(Protocol):
         """Return a new unguessable name: 128 random bits in lower-case hex."""
         ...
 
+    def fraction(self) -> float:
+        """Return a random number from 0 to below 1, to spread what would else come at once."""
+        ...
+
 
 class SystemClock:
     """The machine's clock."""
@@ -60,3 +64,7 @@ class SystemEntropy:
     def token(self) -> str:
         """Return 128 random bits in hex."""
         return secrets.token_hex(16)
+
+    def fraction(self) -> float:
+        """Return 53 random bits as a fraction."""
+        return secrets.randbits(53) / (1 << 53)

@@ -19,7 +19,7 @@ from services.clock import SystemClock
 from services.config import NodeConfig
 from services.nats_access import provision, server_process, users
 from services.node_file import NodeOptions, config_file
-from services.readiness import until_ready
+from services.readiness import until_ready, until_settled
 from services.setup_node import nats_kek, server_conf, set_up
 from services.supervisor import Program, Supervisor, until
 from services.transport import UnreachableError
@@ -60,7 +60,7 @@ async def run_dev(options: NodeOptions, *, signers: int, colors: bool) -> None:
         )
         for line in (_about_rate(config), *users.away(provision.load(options.data))):
             supervisor.say("dev", line)
-        await supervisor.run(stop, ready=lambda: _say_ready(config, options.data))
+        await supervisor.run(stop, ready=lambda: _say_ready(config, options.data, signers))
 
 
 def stages(config: NodeConfig, data: Path, *, signers: int, colors: bool) -> list[list[Program]]:
@@ -99,13 +99,18 @@ def _of_nats_server(line: str) -> str | None:
     return f"{match['time']} {match['text']}" if _NATS_NEWS.search(match["text"]) else None
 
 
-async def _say_ready(config: NodeConfig, data: Path) -> None:
-    """Ask until every partition answers, then say so on stdout, in one line."""
+async def _say_ready(config: NodeConfig, data: Path, signers: int) -> None:
+    """Ask until every partition answers and stays where it is, then say so on stdout, in one line.
+
+    Asked again when all signers have come: only then is it they who answer.
+    """
     creds = data / "run" / "ready.creds"
     users.issue_ready(provision.load(data), creds, kek=nats_kek(data), clock=SystemClock())
     try:
         client = await _connected(config, creds)
         try:
+            await until_ready(client)
+            await until_settled(config.projections_file, signers)
             await until_ready(client)
         finally:
             await client.close()

@@ -21,11 +21,12 @@ import msgspec
 from nkeys import from_seed
 
 from events.subjects import Subjects
+from services.client import patience
+from services.clock import SystemEntropy
 from tests.factories import csr_pem, service_uri
 
 MESSAGE = re.compile(rb"H?MSG (\S+) \S+ (?:(\d+) )?(\d+)\r\n")
 SEQUENCE = re.compile(rb'"LedgerSequence":(\d+)')
-ASK_AGAIN_SECONDS = 0.25
 
 
 class Load(msgspec.Struct):
@@ -59,11 +60,13 @@ class Asked(msgspec.Struct):
 class Flight:
     """A request that waits for its answer."""
 
-    __slots__ = ("began", "frame", "last")
+    __slots__ = ("again", "began", "frame", "sendings")
 
     def __init__(self, frame: bytes, now: float) -> None:
         self.frame = frame
-        self.began = self.last = now
+        self.began = now
+        self.sendings = 1
+        self.again = now + patience(1, 0.5)
 
 
 class Connection(asyncio.Protocol):
@@ -79,6 +82,7 @@ class Connection(asyncio.Protocol):
         self.measuring = False
         self.done = False
         self.asked = Asked(0, 0, [], 0, [], [], 0.0)
+        self.entropy = SystemEntropy()
         self._sequences: set[int] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,8 +123,9 @@ class Connection(asyncio.Protocol):
         """Send once more what nobody has answered, as our client does."""
         now = time.perf_counter()
         for flight in self.flights.values():
-            if now - flight.last > ASK_AGAIN_SECONDS:
-                flight.last = now
+            if now > flight.again:
+                flight.sendings += 1
+                flight.again = now + patience(flight.sendings, self.entropy.fraction())
                 self.asked.asked_again += 1
                 self.transport.write(flight.frame)
 

@@ -17,7 +17,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from events.base import Struct
-from services.client import ANSWER_SECONDS, ASK_AGAIN_SECONDS, CaClient, ErrorReply, SigningRequest
+from services.client import ANSWER_SECONDS, CaClient, ErrorReply, SigningRequest, patience
+from services.clock import SystemEntropy
 from services.issued import IssuedCert
 from tests.factories import csr_pem, service_uri
 from tests.scenarios.caledger import Caledger
@@ -195,6 +196,7 @@ class _Line:
         self._trust_domain = trust_domain
         self._inbox = client.nc.new_inbox()
         self._asked: list[_Waiting] = []
+        self._entropy = SystemEntropy()
         self.contradictions: list[Request] = []
 
     @classmethod
@@ -223,7 +225,8 @@ class _Line:
                 sendings += 1
             except NatsError:
                 assert not self._nc.is_closed
-            await asyncio.wait({waiting.first}, timeout=min(ASK_AGAIN_SECONDS, left))
+            wait = patience(sendings or 1, self._entropy.fraction())
+            await asyncio.wait({waiting.first}, timeout=min(wait, left))
         seconds = loop.time() - began
         told = waiting.first.result()
         waiting.first = loop.create_future()  # what it held is large, and is kept no longer

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from projections import signers
 from services.nats_access import provision, server_process
 from services.nats_access.addresses import local_addresses
 from services.transport import NotSecureError, connect
@@ -41,6 +42,7 @@ async def test_a_second_start_goes_on_with_the_same_ledger(tmp_path: Path) -> No
             first.out == f"ready nats://127.0.0.1:{first.port} datacenter=dc1 data={first.data}\n"
         )
         assert "rate limit of signing requests is off" in first.log
+        assert signers.holders(first.data / "projections.sqlite") == 2, "each has its share"
         roots = (await first.run("roots", "get", "--json")).out
         before = await signed(first, "web", "--request-id", "R-1", "--json")
         running = first.pids()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from projections import store
+from projections import signers, store
 from projections.catalog import PROJECTIONS
 from projections.ledger_fold import LedgerFold, read
 from projections.projection import Row
@@ -55,6 +55,7 @@ async def test_a_grant_lasts_until_the_signer_has_another_or_loses_it(tmp_path: 
         "SELECT signer, sequence, to_sequence, partitions FROM grants ORDER BY sequence",
     )
 
+    assert signers.holders(tmp_path / "p") == 1
     even, odd = (str(list(range(start, 64, 2))).replace(" ", "") for start in (0, 1))
     assert found == [
         (EVEN, 4, 7, even),

@@ -14,6 +14,14 @@ def test_a_ulid_carries_its_time() -> None:
     assert ULID.from_str(SystemEntropy().ulid(NOW)).datetime == NOW
 
 
+def test_a_fraction_is_from_0_to_below_1_and_none_like_another() -> None:
+    fractions = {SystemEntropy().fraction() for _ in range(1_000)}
+
+    assert len(fractions) == 1_000
+    assert 0 <= min(fractions) < 0.1
+    assert 0.9 < max(fractions) < 1
+
+
 def test_two_writers_in_one_process_never_share_an_event_id() -> None:
     """Both count up within a millisecond, from where chance put them."""
     writers = [Stamper("/caledger/dc1/test/n1", SystemClock(), SystemEntropy()) for _ in range(2)]
