@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 from nats.aio.client import Client
 
 from events.ledger import JetStreamLedger
-from events.log import LedgerError
+from events.log import Ledger, LedgerError
 from events.subjects import Subjects
 from services import streams, transport
+from services.clock import Clock, Entropy, SystemClock, SystemEntropy
 from services.config import NodeConfig
 
 # Exit codes, as in services.process.Ended.
@@ -29,11 +32,15 @@ class Worker:
 
     nc: Client
     subjects: Subjects
-    ledger: JetStreamLedger
+    ledger: Ledger
+    config: NodeConfig
+    clock: Clock = field(default_factory=SystemClock)
+    entropy: Entropy = field(default_factory=SystemEntropy)
 
 
-async def open_worker(config: NodeConfig, worker: str, *, wait: bool = True) -> Worker:
-    """Connect as `worker`, and check the server's durability and every stream.
+@asynccontextmanager
+async def opened(config: NodeConfig, worker: str, *, wait: bool = True) -> AsyncIterator[Worker]:
+    """Connect as `worker` until the block ends, and check the server's durability and every stream.
 
     Waits for a server that is not there yet; without `wait` raises UnreachableError. Raises
     SetupError where an acknowledged write could be lost, or where a stream is missing or differs
@@ -58,14 +65,14 @@ async def open_worker(config: NodeConfig, worker: str, *, wait: bool = True) -> 
         on_reconnected=reconnected,
         wait=wait,
     )
+    window = config.duplicate_window_seconds
     try:
         await streams.check_durability(nc, subjects)
-        await streams.check(nc, subjects, duplicate_window=config.duplicate_window_seconds)
-    except streams.SetupError:
+        await streams.check(nc, subjects, duplicate_window=window)
+        ledger = JetStreamLedger(nc, subjects, duplicate_window=window)
+        yield Worker(nc=nc, subjects=subjects, ledger=ledger, config=config)
+    finally:
         await nc.close()
-        raise
-    ledger = JetStreamLedger(nc, subjects, duplicate_window=config.duplicate_window_seconds)
-    return Worker(nc=nc, subjects=subjects, ledger=ledger)
 
 
 async def _still_durable(nc: Client, subjects: Subjects) -> None:

@@ -120,13 +120,10 @@ def _leaves(reader: IssuanceReader, asked: Selection, limit: int, *, json: bool)
 
 async def _rebuild(node: NodeConfig) -> int:
     from services.replicator.rebuild import rebuild as fold_all
-    from services.startup import open_worker
+    from services.startup import opened
 
-    worker = await open_worker(node, "replicator", wait=False)
-    try:
+    async with opened(node, "replicator", wait=False) as worker:
         return await fold_all(worker.ledger, datacenter=node.datacenter, path=node.projections_file)
-    finally:
-        await worker.nc.close()
 
 
 @contextmanager

@@ -6,20 +6,17 @@ import asyncio
 from typing import Final, Literal
 
 import structlog
-from nats.aio.client import Client
 
-from events.log import GapError, Ledger, LedgerError, OutcomeUnknownError
-from events.subjects import Subjects
+from events.log import GapError, LedgerError, OutcomeUnknownError
 from projections.authority import AuthorityState
 from services.breakpoints import reached
-from services.clock import Clock, Entropy, SystemClock, SystemEntropy
 from services.config import NodeConfig
 from services.deciding import Decided, Deciding
 from services.following import AuthorityFollower
 from services.leader_elector import decide
 from services.leases import LeaderLease, Lease, LeaseLostError
 from services.stamping import Stamper, source
-from services.startup import open_worker
+from services.startup import Worker, opened
 from services.waiting import any_set, cancelled, set_by
 
 TRY_SECONDS: Final = 0.25  # between two looks at a lease that another holds
@@ -31,39 +28,21 @@ log = structlog.get_logger()
 async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None:
     """Run until `stop` is set, then give up the lead at once."""
     del slot  # a node has one
-    worker = await open_worker(config, "leader-elector")
-    try:
-        await LeaderElector(
-            worker.nc,
-            worker.subjects,
-            worker.ledger,
-            config,
-            clock=SystemClock(),
-            entropy=SystemEntropy(),
-        ).run(stop)
-    finally:
-        await worker.nc.close()
+    async with opened(config, "leader-elector") as worker:
+        await LeaderElector(worker).run(stop)
 
 
 class LeaderElector:
     """One run of a node's leader-elector."""
 
-    def __init__(
-        self,
-        nc: Client,
-        subjects: Subjects,
-        ledger: Ledger,
-        config: NodeConfig,
-        *,
-        clock: Clock,
-        entropy: Entropy,
-    ) -> None:
-        self._nc = nc
-        self._subjects = subjects
+    def __init__(self, worker: Worker) -> None:
+        self._nc = nc = worker.nc
+        self._subjects = subjects = worker.subjects
+        config, clock, entropy = worker.config, worker.clock, worker.entropy
         self._node = config.node
         self._lease_seconds = config.lease_seconds
-        self._follower = AuthorityFollower(ledger, subjects.datacenter)
-        self._deciding = Deciding(ledger, self._follower)
+        self._follower = AuthorityFollower(worker.ledger, subjects.datacenter)
+        self._deciding = Deciding(worker.ledger, self._follower)
         self._stamper = Stamper(
             source(subjects.datacenter, "leader-elector", config.node), clock, entropy
         )

@@ -15,7 +15,7 @@ from projections.store import NoProjectionsError, StaleProjectionsError, read_me
 from services.config import NodeConfig
 from services.replicator.rebuild import RebuildRunningError, RebuildStoppedError, rebuild
 from services.replicator.replica import Replica
-from services.startup import open_worker
+from services.startup import opened
 
 # After a wake nothing may be there yet: a message is heard before every copy has it.
 LOOK_AGAIN_SECONDS: Final = (0.002, 0.01, 0.05)
@@ -34,13 +34,10 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
     going on would make rows that are not what the ledger says.
     """
     del slot  # one a node
-    worker = await open_worker(config, "replicator")
-    try:
+    async with opened(config, "replicator") as worker:
         await replicate(
             worker.ledger, datacenter=config.datacenter, path=config.projections_file, stop=stop
         )
-    finally:
-        await worker.nc.close()
 
 
 async def replicate(ledger: Ledger, *, datacenter: str, path: Path, stop: asyncio.Event) -> None:

@@ -6,14 +6,11 @@ import asyncio
 from typing import Final
 
 import structlog
-from nats.aio.client import Client
 
 from events.authority import CAConfig
-from events.log import GapError, Ledger, LedgerError, OutcomeUnknownError
-from events.subjects import Subjects
+from events.log import GapError, LedgerError, OutcomeUnknownError
 from projections.authority import AuthorityState
 from services.breakpoints import reached
-from services.clock import Clock, Entropy, SystemClock, SystemEntropy
 from services.config import NodeConfig
 from services.deciding import Decided, Deciding
 from services.following import AuthorityFollower
@@ -32,7 +29,7 @@ from services.root_manager.decide import (
 from services.root_manager.roots import RootChanges, RootsService
 from services.root_manager.unrecorded import destroy_unrecorded
 from services.stamping import Stamper, source
-from services.startup import open_worker
+from services.startup import Worker, opened
 from services.waiting import any_set, cancelled, set_by
 
 LEASES_SECONDS: Final = 0.25  # between two looks at the leases while its node leads
@@ -48,47 +45,28 @@ log = structlog.get_logger()
 async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None:
     """Run until `stop` is set."""
     del slot  # a node has one
-    worker = await open_worker(config, "root-manager")
-    try:
-        await RootManager(
-            worker.nc,
-            worker.subjects,
-            worker.ledger,
-            config,
-            clock=SystemClock(),
-            entropy=SystemEntropy(),
-        ).run(stop)
-    finally:
-        await worker.nc.close()
+    async with opened(config, "root-manager") as worker:
+        await RootManager(worker).run(stop)
 
 
 class RootManager:
     """One run of a node's root-manager."""
 
-    def __init__(
-        self,
-        nc: Client,
-        subjects: Subjects,
-        ledger: Ledger,
-        config: NodeConfig,
-        *,
-        clock: Clock,
-        entropy: Entropy,
-    ) -> None:
+    def __init__(self, worker: Worker) -> None:
         """Open the key stores; raises KeyEncryptionKeyError."""
-        self._nc = nc
-        self._subjects = subjects
-        self._config = config
-        self._clock = clock
-        self._entropy = entropy
+        self._nc = nc = worker.nc
+        self._subjects = subjects = worker.subjects
+        self._config = config = worker.config
+        self._clock = worker.clock
+        self._entropy = worker.entropy
         self._root_keys = root_keys(nc, subjects, config.keys)
         self._signing_keys = signing_keys(nc, subjects, config.keys)
-        self._follower = AuthorityFollower(ledger, subjects.datacenter)
-        self._deciding = Deciding(ledger, self._follower)
+        self._follower = AuthorityFollower(worker.ledger, subjects.datacenter)
+        self._deciding = Deciding(worker.ledger, self._follower)
         self._roots = RootsService(nc, subjects)
         self._changes = RootChanges(nc, subjects)
         self._stamper = Stamper(
-            source(subjects.datacenter, "root-manager", config.node), clock, entropy
+            source(subjects.datacenter, "root-manager", config.node), worker.clock, worker.entropy
         )
         self._made: tuple[Initialise, float] | None = None  # and the loop's time
         self._published: tuple[int, int] | None = None  # (term, bundle sequence) seen out

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from typing import Final
 
 import structlog
 
 from projections.issuance import IssuanceReader
-from services.clock import SystemClock, SystemEntropy
 from services.config import NodeConfig
 from services.keys.buckets import signing_keys
 from services.leases import Lease, LeaseLostError, SignerLease
 from services.signer.signer import Signer
 from services.signer.subscriptions import GIVE_UP_SECONDS
-from services.startup import Worker, open_worker
+from services.startup import Worker, opened
 from services.waiting import cancelled
 
 WITHDRAWAL_SECONDS: Final = 5.0  # at most, for a root-manager to take the partitions back
@@ -29,19 +29,13 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
     ends: its supervisor starts another run with an id of its own, which takes its partitions.
     A run never takes a second lease: what it knew belongs to its grants.
     """
-    worker = await open_worker(config, "signer")
-    index = IssuanceReader(config.projections_file)
-    try:
-        await _serve(worker, config, index, stop=stop, slot=slot)
-    finally:
-        index.close()
-        await worker.nc.close()
+    async with opened(config, "signer") as worker:
+        with closing(IssuanceReader(config.projections_file)) as index:
+            await _serve(worker, index, stop=stop, slot=slot)
 
 
-async def _serve(
-    worker: Worker, config: NodeConfig, index: IssuanceReader, *, stop: asyncio.Event, slot: int
-) -> None:
-    clock, entropy = SystemClock(), SystemEntropy()
+async def _serve(worker: Worker, index: IssuanceReader, *, stop: asyncio.Event, slot: int) -> None:
+    config, clock, entropy = worker.config, worker.clock, worker.entropy
     keystore = signing_keys(worker.nc, worker.subjects, config.keys)
     await keystore.check()
     value = SignerLease(signer=entropy.ulid(clock.now()), node=config.node, slot=slot)

@@ -31,6 +31,7 @@ from services.leases import LeaderLease, Lease, SignerLease
 from services.root_manager.decide import Acting
 from services.root_manager.worker import RootManager
 from services.stamping import Stamper
+from services.startup import Worker
 from tests.nats import NatsServer
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,17 @@ class LateClock(SystemClock):
 
     def now(self) -> datetime:
         return super().now() + self._by
+
+
+def on_plain_server(nc: Client, config: NodeConfig, *, clock: Clock | None = None) -> Worker:
+    """Return what a worker works with where there are no accounts."""
+    return Worker(
+        nc=nc,
+        subjects=SUBJECTS,
+        ledger=JetStreamLedger(nc, SUBJECTS),
+        config=config,
+        clock=clock or SystemClock(),
+    )
 
 
 class Site:
@@ -90,28 +102,18 @@ class Site:
         )
 
     async def elector(self, node: str, *, lease_seconds: int = 1) -> LeaderElector:
-        nc = await self.server.client()
         return LeaderElector(
-            nc,
-            SUBJECTS,
-            JetStreamLedger(nc, SUBJECTS),
-            self.config(node, lease_seconds=lease_seconds),
-            clock=SystemClock(),
-            entropy=SystemEntropy(),
+            on_plain_server(
+                await self.server.client(), self.config(node, lease_seconds=lease_seconds)
+            )
         )
 
     async def root_manager(
         self, node: str, *, clock: Clock | None = None, **keys: str
     ) -> RootManager:
         nc = await self.server.client()
-        return RootManager(
-            nc,
-            SUBJECTS,
-            JetStreamLedger(nc, SUBJECTS),
-            self.config(node, lease_seconds=1, **keys),
-            clock=clock or SystemClock(),
-            entropy=SystemEntropy(),
-        )
+        config = self.config(node, lease_seconds=1, **keys)
+        return RootManager(on_plain_server(nc, config, clock=clock))
 
     def start(
         self, worker: str, node: str, *, stop_at: str = "", lease_seconds: int = 1

@@ -7,12 +7,10 @@ import signal
 import sys
 from pathlib import Path
 
-from events.ledger import JetStreamLedger
-from services.clock import SystemClock, SystemEntropy
 from services.config import KeysSection, NatsSection, NodeConfig
 from services.leader_elector.worker import LeaderElector
 from services.root_manager.worker import RootManager
-from tests.integration.leading import SUBJECTS
+from tests.integration.leading import on_plain_server
 from tests.nats import connect
 
 WORKERS: dict[str, type[LeaderElector | RootManager]] = {
@@ -36,14 +34,7 @@ async def main(worker: str, node: str, url: str, folder: Path, lease_seconds: in
     )
     nc = await connect([url])
     try:
-        await WORKERS[worker](
-            nc,
-            SUBJECTS,
-            JetStreamLedger(nc, SUBJECTS),
-            config,
-            clock=SystemClock(),
-            entropy=SystemEntropy(),
-        ).run(stop)
+        await WORKERS[worker](on_plain_server(nc, config)).run(stop)
     finally:
         await nc.close()
 

@@ -22,7 +22,7 @@ from services.following import AuthorityFollower
 from services.leader_elector.worker import LeaderElector
 from services.leases import Lease, SignerLease
 from services.root_manager.worker import RootManager
-from tests.integration.leading import KEKS, SUBJECTS, running
+from tests.integration.leading import KEKS, SUBJECTS, on_plain_server, running
 from tests.nats import NatsCluster
 
 
@@ -78,11 +78,9 @@ async def _node(
         lease_seconds=2,
     )
     clients = [await cluster.client(first=first) for _ in range(2)]
-    ledgers = [JetStreamLedger(nc, SUBJECTS) for nc in clients]
-    clock, entropy = SystemClock(), SystemEntropy()
     return (
-        LeaderElector(clients[0], SUBJECTS, ledgers[0], config, clock=clock, entropy=entropy),
-        RootManager(clients[1], SUBJECTS, ledgers[1], config, clock=clock, entropy=entropy),
+        LeaderElector(on_plain_server(clients[0], config)),
+        RootManager(on_plain_server(clients[1], config)),
     )
 
 

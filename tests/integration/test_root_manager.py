@@ -33,7 +33,6 @@ from events.signers import GrantGiven, GrantWithdrawn, SignersAssigned
 from projections.authority import AuthorityState
 from services import streams
 from services.buckets import bucket
-from services.clock import SystemClock, SystemEntropy
 from services.keys.buckets import root_keys, signing_keys
 from services.keys.interface import KeySpec, WrongKeyEncryptionKeyError
 from services.keys.kek import KeyEncryptionKeyError
@@ -43,6 +42,7 @@ from services.pki import certificates
 from services.root_manager.assignment import SignerRun
 from services.root_manager.decide import AssignSigners, decide
 from services.root_manager.worker import RootManager
+from services.startup import Worker
 from tests.integration.leading import (
     KEKS,
     SUBJECTS,
@@ -215,12 +215,7 @@ async def test_a_deposed_root_manager_cannot_append_at_its_first_try(site: Site)
     ledger = Overtaken(site.nc, SUBJECTS)
     ledger.site = site
     deposed = RootManager(
-        site.nc,
-        SUBJECTS,
-        ledger,
-        site.config("a"),
-        clock=SystemClock(),
-        entropy=SystemEntropy(),
+        Worker(nc=site.nc, subjects=SUBJECTS, ledger=ledger, config=site.config("a"))
     )
 
     assert not await deposed.carry_out(acting, alive)
