@@ -10,9 +10,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from events.envelope import NewEvent
-from events.leaves import LeafRefusalsCounted, LeafRefused
-from events.log import ConflictError, Ledger, LedgerError, NotAcceptedError, UnreachableError
+from events.log import Ledger, UnreachableError
 from events.subjects import Subjects
 from projections.issuance import IssuanceReader, IssuedLeaf, WentBackError
 from services.breakpoints import reached
@@ -28,6 +26,7 @@ from services.signer.holdings import Standing
 from services.signer.limits import RateLimit, Turns
 from services.signer.memory import Memory
 from services.signer.pending import Pending
+from services.signer.recorder import NotRecordedError, Recorder
 from services.signer.refused import RefusalRecord
 from services.signer.replies import Replies
 from services.signer.subscriptions import Subscriptions
@@ -38,14 +37,9 @@ from services.waiting import cancelled
 GATE_SECONDS: Final = 0.005  # between two looks at the projections while requests are held
 TICK_SECONDS: Final = 0.1
 FOLLOW_SECONDS: Final = 1.0  # between two looks at `authority` that nothing asked for
-REFUSALS_MAX: Final = 100  # in one entry, beside its leaves
 BUSY_RETRY_SECONDS: Final = 1.0
 
 _log = structlog.get_logger()
-
-
-class GrantOvertakenError(LedgerError):
-    """Our grant's subject moved on, and no authority entry says so: this run can record nothing."""
 
 
 class Signer:
@@ -69,19 +63,17 @@ class Signer:
         alive: Callable[[], bool] = lambda: True,
     ) -> None:
         self._nc = nc
-        self._ledger = ledger
         self._clock = clock
-        self._run = run
         self._alive = alive
         self._live_authority = subjects.live_authority
         # what it knows
         self._memory = Memory(index)
-        self._stamper = Stamper(source(subjects.datacenter, "signer", node), clock, entropy)
+        stamper = Stamper(source(subjects.datacenter, "signer", node), clock, entropy)
         self._desk = Desk(
             subjects=subjects,
             signer=run,
             keystore=keystore,
-            stamper=self._stamper,
+            stamper=stamper,
             clock=clock,
             entropy=entropy,
         )
@@ -90,6 +82,7 @@ class Signer:
         )
         self._limit = RateLimit()
         self._refusals = RefusalRecord(run, clock.now())
+        self._pending = Pending()
         self._replies = Replies(
             nc=nc,
             desk=self._desk,
@@ -98,15 +91,25 @@ class Signer:
             clock=clock,
             alive=alive,
         )
+        self._recorder = Recorder(
+            run,
+            ledger,
+            grantee=self._grantee,
+            refusals=self._refusals,
+            memory=self._memory,
+            pending=self._pending,
+            replies=self._replies,
+            stamper=stamper,
+            clock=clock,
+            follow=self.follow,
+        )
         self._subscriptions = Subscriptions(nc, subjects, self._hear)
         self._group = GroupCommit[Work, Signed](prepare=self._prepare, commit=self._commit)
         self._held = Held()
-        self._pending = Pending()
         self._turns = Turns()
         self._moved = asyncio.Event()
         self._gated = asyncio.Event()
         self._withdrawn = asyncio.Event()
-        self._closing = False
 
     # --- the shell
 
@@ -143,7 +146,7 @@ class Signer:
 
     def settle(self) -> None:
         """Record what was refused and not recorded yet, while there is a grant to do it under."""
-        self._closing = True
+        self._recorder.settle()
         self._group.nudge()
 
     async def withdrawn(self) -> None:
@@ -328,66 +331,17 @@ class Signer:
     # --- recording
 
     async def _commit(self, group: Sequence[Signed]) -> None:
-        """Record what was signed and refused as one entry, then reply to each.
-
-        A signature of another grant than the current one is dropped, and its request decided anew.
-        """
+        """Record a group, with the refusals that wait; its certificates are given out then."""
         grant_sequence = self._grantee.holdings.grant_sequence
-        stale = [one.work for one in group if one.leaf.grant_sequence != grant_sequence]
-        self._group.put_first(stale)
-        group = [one for one in group if one.leaf.grant_sequence == grant_sequence]
-        refusals = self._refusals_to_record(grant_sequence)
-        events = [one.event for one in group] + [self._stamp(one) for one in refusals]
-        if not events:
-            return
         try:
-            appended = await self._ledger.append_leaves(
-                self._run, events, grant_sequence=grant_sequence
-            )
-        except ConflictError as conflict:
-            self._refusals.put_back(refusals)
-            await self._overtaken(conflict, grant_sequence)
-            self._record_refusals()
-            self._group.put_first([one.work for one in group])
-        except NotAcceptedError as error:
-            _log.error("the ledger does not accept what was signed; dropped", error=str(error))
-            self._refusals.put_back(refusals)
+            anew = await self._recorder.record(group)
+        except NotRecordedError:
             for one in group:
                 await self._refuse(one.work, _busy("the ledger accepts no certificates now"))
-        else:
-            if group:
-                reached("signer.appended")
-                await self._reply(group, appended.sequence)
-                reached("signer.replied")
-
-    async def _overtaken(self, conflict: ConflictError, grant_sequence: int) -> None:
-        """Learn of the grant that came before our append: signatures under the old one are void."""
-        _log.info("append refused: the grant has changed", reason=str(conflict))
-        await self.follow()
-        if self._grantee.holdings.grant_sequence == grant_sequence:
-            raise GrantOvertakenError(f"{conflict}, but no authority entry says so")
-
-    def _refusals_to_record(self, grant_sequence: int) -> list[LeafRefused | LeafRefusalsCounted]:
-        if grant_sequence == 0:
-            return []
-        return self._refusals.take(
-            self._clock.now(),
-            grant_sequence=grant_sequence,
-            limit=REFUSALS_MAX,
-            closing=self._closing,
-        )
-
-    def _stamp(self, event: LeafRefused | LeafRefusalsCounted) -> NewEvent:
-        identity = event.identity if isinstance(event, LeafRefused) else None
-        return self._stamper.stamp(event, subject=identity or self._run)
-
-    async def _reply(self, group: Sequence[Signed], sequence: int) -> None:
-        issued = [one.issued(sequence, position) for position, one in enumerate(group)]
-        for one, now in zip(group, issued, strict=True):
-            self._memory.remember(now)  # before the first reply lets anyone ask again
-            self._pending.end(one.work)
-        for one, now in zip(group, issued, strict=True):
-            await self._replies.issued(one.work, now)
+            return
+        self._group.put_first(anew)
+        if self._grantee.holdings.grant_sequence != grant_sequence:
+            self._record_refusals()  # those that could not be recorded under the grant before
 
 
 def _busy(message: str) -> RefusedError:
