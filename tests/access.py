@@ -14,7 +14,7 @@ from nats.aio.client import Client
 
 from services import streams, transport
 from services.clock import SystemClock
-from services.nats_access import contexts, provision, tls, users
+from services.nats_access import contexts, provision, revocation, tls, users
 from services.nats_access.layout import NatsLayout
 from services.nats_access.permissions import CA, WORKERS, Role
 from services.nats_access.server_process import ServerProcess, free_port
@@ -113,7 +113,7 @@ class AccessServer:
 
     async def revoke(self, name: str) -> None:
         """Revoke a user of CLIENTS."""
-        await users.revoke_user(
+        await revocation.revoke_user(
             self.layout, name, kek=KEK, servers=[self.url], ca=self.ca, clock=CLOCK
         )
 

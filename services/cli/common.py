@@ -6,8 +6,8 @@ import enum
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from services.client import CaClient
     from services.config import NodeConfig
 
 T = TypeVar("T")
@@ -161,6 +162,19 @@ class Target:
         self.creds = creds
         self.ca = ca
         self.datacenter = datacenter
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[CaClient]:
+        """Be connected until the block ends; raises TransportError."""
+        from services.client import CaClient
+
+        client = await CaClient.connect(
+            self.servers, datacenter=self.datacenter, creds=self.creds, ca=self.ca
+        )
+        try:
+            yield client
+        finally:
+            await client.close()
 
 
 def find(

@@ -15,10 +15,11 @@ from services.nats_access.contexts import ContextError
 from services.nats_access.jwt import TokenError
 from services.nats_access.permissions import BadGrantError
 from services.nats_access.provision import ProvisionError
+from services.nats_access.revocation import NotTakenError
 from services.nats_access.seeds import SeedError
 from services.nats_access.server_config import ClearTextError
 from services.nats_access.server_process import ServerError
-from services.nats_access.users import NotTakenError, UserError
+from services.nats_access.users import UserError
 from services.pki.spiffe import SpiffeIdError
 from services.refusals import RefusedError
 

@@ -86,13 +86,8 @@ def replay(
 
 
 async def _replay(target: Target, selection: Selection, *, json: bool, follow: bool) -> None:
-    from services.client import CaClient
-
-    client = await CaClient.connect(
-        target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
-    )
     render = _json_line if json else _line
-    try:
+    async with target.client() as client:
         async for stored in client.replay(after=selection.first - 1, follow=follow):
             if selection.past(stored.sequence):
                 return
@@ -101,8 +96,6 @@ async def _replay(target: Target, selection: Selection, *, json: bool, follow: b
                     print(render(recorded), flush=follow)
             if selection.ends_with(stored.sequence):
                 return
-    finally:
-        await client.close()
 
 
 @app.command("verify")
@@ -136,14 +129,10 @@ async def _verify(target: Target) -> tuple[list[Fault], Summary]:
     import asyncio
 
     from projections.verify import Verifier
-    from services.client import CaClient
 
     verifier = Verifier(target.datacenter)
     faults: list[Fault] = []
-    client = await CaClient.connect(
-        target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
-    )
-    try:
+    async with target.client() as client:
         last = await client.last_sequence()
         async for stored in client.replay(gaps=True):
             if stored.sequence > last:
@@ -153,8 +142,6 @@ async def _verify(target: Target) -> tuple[list[Fault], Summary]:
             if stored.sequence % PROGRESS_EVERY == 0 and sys.stderr.isatty():
                 print(f"\r{stored.sequence} of {last}", end="\r", file=sys.stderr, flush=True)
         faults += verifier.finish(last_sequence=last)
-    finally:
-        await client.close()
     return faults, verifier.summary()
 
 

@@ -49,28 +49,14 @@ def watch(
 
 
 async def _get(target: Target) -> bytes:
-    from services.client import CaClient
-
-    client = await CaClient.connect(
-        target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
-    )
-    try:
+    async with target.client() as client:
         return await client.roots()
-    finally:
-        await client.close()
 
 
 async def _watch(target: Target, json: bool) -> None:
-    from services.client import CaClient
-
-    client = await CaClient.connect(
-        target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
-    )
-    try:
+    async with target.client() as client:
         async for bundle in client.watch_roots():
             _show(bundle, json)
-    finally:
-        await client.close()
 
 
 def _show(bundle: bytes, json: bool) -> None:

@@ -106,7 +106,7 @@ async def _sign(
     import asyncio
 
     from services.cli.errors import judge
-    from services.client import CaClient, NoAnswerError, RefusedLateError
+    from services.client import NoAnswerError, RefusedLateError
     from services.clock import SystemClock, SystemEntropy
     from services.refusals import RefusedError
     from services.transport import NotPermittedError
@@ -116,10 +116,7 @@ async def _sign(
     def left() -> float:
         return max(deadline - asyncio.get_running_loop().time(), 0.1)
 
-    client = await CaClient.connect(
-        target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
-    )
-    try:
+    async with target.client() as client:
         files.finish()
         bundle = await client.roots(timeout=timeout)
         chosen = request_id or SystemEntropy().ulid(SystemClock().now())
@@ -152,8 +149,6 @@ async def _sign(
             ) from error
         files.install(chosen, csr, reply, bundle)
         return reply
-    finally:
-        await client.close()
 
 
 async def _look_up(

@@ -135,13 +135,13 @@ def revoke(
 
 def _revoke(layout: NatsLayout, node: NodeConfig, name: str) -> None:
     from services.clock import SystemClock
-    from services.nats_access import users
+    from services.nats_access import revocation
     from services.setup_node import nats_kek
 
     with told():
         kek = nats_kek(layout.data)
     run(
-        users.revoke_user(
+        revocation.revoke_user(
             layout,
             name,
             kek=kek,

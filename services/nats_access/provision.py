@@ -11,7 +11,7 @@ from typing import Final
 
 from services.breakpoints import reached
 from services.clock import Clock, SystemClock
-from services.nats_access import accounts, jwt, seeds, server_config, users
+from services.nats_access import accounts, jwt, revocation, seeds, server_config, users
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import CLIENTS_SIGNING, ONLINE_SEEDS, OPERATOR_SIGNING, NatsLayout
 from services.nats_access.permissions import CA, WORKERS, Role, permissions
@@ -57,7 +57,7 @@ def provision(
         _check(layout, nats_kek)
         keys = _Keys(layout, nats_kek)
         _make_tokens(layout, keys, clock)
-        users.write_accounts_conf(layout)
+        revocation.write_accounts_conf(layout)
         reached("init.nats_accounts")
         _make_workers(layout, keys, clock)
         reached("init.nats_workers")

@@ -1,7 +1,6 @@
-"""Users of account CLIENTS: added, listed and revoked while everything runs.
+"""Users of account CLIENTS: added and listed while everything runs.
 
-Adding takes the signing key of CLIENTS, which can make no worker; no server is asked. Revoking
-signs a new token of the account with the operator's signing key, and tells the server.
+Adding takes the signing key of CLIENTS, which can make no worker; no server is asked.
 """
 
 from __future__ import annotations
@@ -12,21 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-from nats import errors as nats_errors
 
 from events.base import Struct
-from services import transport
 from services.breakpoints import reached
 from services.clock import Clock
 from services.nats_access import contexts, jwt, seeds
 from services.nats_access.accounts import user_claims
 from services.nats_access.files import write_atomically
-from services.nats_access.layout import CLIENTS_SIGNING, OPERATOR_SIGNING, NatsLayout
+from services.nats_access.layout import CLIENTS_SIGNING, NatsLayout
 from services.nats_access.permissions import (
-    CLAIMS_UPDATE,
     EVERY_NAME,
     READY,
     RESERVED_NAMES,
@@ -35,14 +31,10 @@ from services.nats_access.permissions import (
     Role,
     permissions,
 )
-from services.nats_access.server_config import render_accounts
 
-PUSH_SECONDS_MAX: Final = 5.0
 READY_LASTS: Final = timedelta(hours=1)
 
 FIRST_USERS: Final = (Role.ADMIN, Role.AUDITOR)  # made with the folder
-
-ACCOUNTS: Final = ("sys", "ca", "workers", "clients")  # in the order of who imports whom
 
 _ROLES: Final[Mapping[Role, Literal["admin", "auditor", "client"]]] = {
     Role.ADMIN: "admin",
@@ -55,10 +47,6 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 class UserError(Exception):
     """A user that cannot be added or revoked; the text says why."""
-
-
-class NotTakenError(Exception):
-    """The server does not shut a user out, or does not say so: to repeat it is enough."""
 
 
 class Revocation(Struct):
@@ -86,13 +74,6 @@ class UserFiles(Struct):
 
     creds: Path
     context: Path
-
-
-class _Reply(Struct):
-    """The server's answer to a new account token."""
-
-    data: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
 
 
 def add_user(
@@ -188,7 +169,7 @@ def register(layout: NatsLayout, entry: User, allowed: Permissions, signer: seed
     """Give a user a key and write down that it has one; the caller holds the lock."""
     key = seeds.Nkey.generate(seeds.Kind.USER)
     entry = msgspec.structs.replace(entry, keys=(*entry.keys, key.public))
-    _write(layout, entry)  # first: a key that is not written down could not be revoked
+    write(layout, entry)  # first: a key that is not written down could not be revoked
     reached("user.registered")
     issue(
         layout.client_creds(entry.name),
@@ -245,57 +226,6 @@ def issue_ready(layout: NatsLayout, creds: Path, *, kek: bytes, clock: Clock) ->
     )
 
 
-async def revoke_user(
-    layout: NatsLayout,
-    name: str,
-    *,
-    kek: bytes,
-    servers: Sequence[str],
-    ca: Path | None,
-    clock: Clock,
-) -> None:
-    """Shut a user out: connections of its are cut at once, and it never gets in again.
-
-    Repeating it is harmless. Once the new token of the account is written here, every start of a
-    server from this folder has it; so where a server cannot be told, this raises TransportError or
-    NotTakenError, and to repeat it is enough. Raises UserError, SeedError too.
-    """
-    now = clock.now()
-    with locked(layout):
-        entry = find(layout, name)
-        if entry is None:
-            raise UserError(f"there is no user {name}")
-        signer = seeds.load(layout.seed(OPERATOR_SIGNING), kek)
-        token = _without(layout, entry, signer, now)
-        write_atomically(layout.token("clients"), token.encode())
-        reached("user.token_written")
-        write_accounts_conf(layout)
-        await _push(layout, token, servers=servers, ca=ca)
-        reached("user.pushed")
-        if entry.revoked is None:
-            known = {revocation.key for revocation in entry.revocations}
-            fresh = (Revocation(key=key, at=now) for key in entry.keys if key not in known)
-            revocations = (*entry.revocations, *fresh)
-            entry = msgspec.structs.replace(entry, revoked=now, revocations=revocations)
-            _write(layout, entry)
-        layout.client_creds(name).unlink(missing_ok=True)
-        layout.context(name).unlink(missing_ok=True)
-
-
-def write_accounts_conf(layout: NatsLayout) -> None:
-    """Write whom the server trusts, as the tokens in this folder say."""
-    tokens = [layout.token(name).read_text().strip() for name in ACCOUNTS]
-    content = render_accounts(
-        operator=layout.token("operator").read_text().strip(),
-        system_account=jwt.decode(tokens[0]).sub,
-        accounts={jwt.decode(token).sub: token for token in tokens},
-        resolver=layout.resolver.resolve(),
-    ).encode()
-    file = layout.accounts_conf
-    if not file.exists() or file.read_bytes() != content:
-        write_atomically(file, content, mode=0o600)
-
-
 @contextmanager
 def locked(layout: NatsLayout) -> Iterator[None]:
     """Hold the lock of whoever changes users or tokens; waits for it."""
@@ -305,40 +235,7 @@ def locked(layout: NatsLayout) -> Iterator[None]:
         yield
 
 
-def _without(layout: NatsLayout, entry: User, signer: seeds.Nkey, now: datetime) -> str:
-    """Return the token of CLIENTS that revokes all keys of a user, signed anew."""
-    claims = jwt.read(layout.token("clients"))
-    until = max(int(now.timestamp()), int(entry.issued.timestamp()))
-    revoked = claims.nats.get("revocations", {}) | dict.fromkeys(entry.keys, until)
-    # The server keeps the newer of two tokens, and counts in seconds.
-    issued = max(now, datetime.fromtimestamp(claims.iat + 1, tz=now.tzinfo))
-    return jwt.encode(
-        signer,
-        subject=claims.sub,
-        name=claims.name,
-        nats={**claims.nats, "revocations": revoked},
-        issued=issued,
-    )
-
-
-async def _push(layout: NatsLayout, token: str, *, servers: Sequence[str], ca: Path | None) -> None:
-    creds = layout.creds(Role.SYS.value)
-    nc = await transport.connect(servers, creds=creds, ca=ca, name="caledger user revoke")
-    try:
-        answer = await nc.request(CLAIMS_UPDATE, token.encode(), timeout=PUSH_SECONDS_MAX)
-        reply = msgspec.json.decode(answer.data, type=_Reply)
-    except (nats_errors.Error, msgspec.MsgspecError) as error:
-        raise NotTakenError(
-            f"the server does not say that it shut the user out: {error}; repeat it"
-        ) from error
-    finally:
-        await nc.close()
-    if reply.error is not None or reply.data is None or reply.data.get("code") != 200:
-        raise NotTakenError(
-            f"the server refused the account's new token: {reply.error or reply.data}"
-        )
-
-
-def _write(layout: NatsLayout, entry: User) -> None:
+def write(layout: NatsLayout, entry: User) -> None:
+    """Write a user's entry down; the caller holds the lock."""
     content = msgspec.json.format(msgspec.json.encode(entry), indent=2) + b"\n"
     write_atomically(layout.user(entry.name), content)

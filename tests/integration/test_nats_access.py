@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
 from services import transport
-from services.nats_access import jwt, provision, users
+from services.nats_access import jwt, provision, revocation, users
 from services.nats_access.permissions import CLAIMS_UPDATE, WORKERS, Role, permissions, streams_of
 from services.nats_access.seeds import WrongKeyError
 from tests.access import CLOCK, DATACENTER, KEK, AccessServer, access_server
@@ -674,7 +674,7 @@ async def test_revoking_with_the_wrong_key_changes_nothing(access: AccessServer)
     before = access.layout.token("clients").read_bytes()
 
     with pytest.raises(WrongKeyError):
-        await users.revoke_user(
+        await revocation.revoke_user(
             access.layout,
             "shop",
             kek=bytes(32),

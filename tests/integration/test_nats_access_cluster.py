@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services import streams, transport
-from services.nats_access import contexts, provision, server_config, tls, users
+from services.nats_access import contexts, provision, revocation, server_config, tls, users
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import NatsLayout
 from services.nats_access.server_process import ServerProcess, free_port
@@ -97,7 +97,7 @@ async def test_streams_are_replicated_and_a_revoked_user_is_shut_out_everywhere(
     for url, event in zip(cluster.urls, cut, strict=True):
         await transport.connect([url], creds=kept, ca=cluster.ca, name="shop", on_closed=event.set)
 
-    await users.revoke_user(
+    await revocation.revoke_user(
         layout, "shop", kek=KEK, servers=cluster.urls, ca=cluster.ca, clock=CLOCK
     )
 

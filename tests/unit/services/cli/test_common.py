@@ -15,8 +15,9 @@ from services.config import ConfigError
 from services.keys.interface import WrongKeyEncryptionKeyError
 from services.keys.kek import KeyEncryptionKeyError
 from services.nats_access.provision import provision
+from services.nats_access.revocation import NotTakenError
 from services.nats_access.seeds import WrongKeyError
-from services.nats_access.users import NotTakenError, UserError
+from services.nats_access.users import UserError
 from services.refusals import RefusedError
 from services.streams import SetupError
 from services.transport import NotPermittedError, NotSecureError, UnreachableError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.nats_access import jwt, provision, users
+from services.nats_access import jwt, provision, revocation, users
 from services.nats_access.layout import NatsLayout
 from services.nats_access.provision import ProvisionError
 from services.nats_access.seeds import SeedError, WrongKeyError
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def complete(layout: NatsLayout) -> None:
     """Check that every user's token fits its account's, and that the operator's."""
     operator = jwt.read(layout.token("operator"))
-    tokens = {name: jwt.read(layout.token(name)) for name in users.ACCOUNTS}
+    tokens = {name: jwt.read(layout.token(name)) for name in revocation.ACCOUNTS}
     assert operator.nats["system_account"] == tokens["sys"].sub
     for name, claims in tokens.items():
         assert claims.iss in operator.nats["signing_keys"]

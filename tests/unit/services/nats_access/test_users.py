@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.clock import SystemClock
-from services.nats_access import contexts, jwt, provision, users
+from services.nats_access import contexts, jwt, provision, revocation, users
 from services.nats_access.layout import NatsLayout
 from services.nats_access.permissions import BadGrantError
 from services.nats_access.seeds import WrongKeyError
@@ -139,6 +139,6 @@ def test_a_first_user_whose_creds_are_away_is_told_and_not_made_again(layout: Na
 
 async def test_a_user_that_is_not_there_cannot_be_revoked(layout: NatsLayout) -> None:
     with pytest.raises(UserError, match="no user nobody"):
-        await users.revoke_user(
+        await revocation.revoke_user(
             layout, "nobody", kek=KEK, servers=["nats://127.0.0.1:1"], ca=None, clock=CLOCK
         )
