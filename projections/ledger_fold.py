@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Literal, assert_never
-from urllib.parse import unquote
 
 from events.base import Struct
 from events.catalogue import CODEC, EventCodec
 from events.envelope import Entry, Stored, VoidEntryError, VoidKind, decode_entry
+from events.identities import NoIdentityError, service_id
 from events.leaves import LeafIssued
 from events.log import GapError
 from events.signers import GrantGiven, GrantWithdrawn, SignersAssigned
@@ -257,10 +257,13 @@ def _broken_rules(
 def _is_named(leaf: LeafIssued, state: AuthorityState) -> bool:
     """Tell whether the identity is the one that `kind` and `name`, hence the partition, stand for.
 
-    Else a signer could issue a name of somebody else's partition as if it were one of its own.
+    Else a signer could issue a name of somebody else's partition as if it were one of its own; or,
+    with another spelling of the same name (`%77eb` for `web`), a second certificate for a request.
     """
     if state.configuration is None:
         return False
-    prefix = f"spiffe://{state.configuration.trust_domain}/ns/default/dc/{state.datacenter}/svc/"
-    path = leaf.identity.removeprefix(prefix)
-    return leaf.identity.startswith(prefix) and "/" not in path and unquote(path) == leaf.name
+    try:
+        named = service_id(state.configuration.trust_domain, state.datacenter, leaf.name)
+    except NoIdentityError:
+        return False
+    return leaf.identity == named

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
+from events import identities
 from events.base import Struct
 
 MAX_LENGTH: Final = 2048  # bytes of a SPIFFE id (SPIFFE-ID, section 2.3)
@@ -92,7 +93,10 @@ def check_trust_domain(name: str) -> str:
 
 def service_id(trust_domain: str, datacenter: str, service: str) -> str:
     """Return a service's SPIFFE id; raises SpiffeIdError where there can be none."""
-    uri = f"spiffe://{trust_domain}/ns/default/dc/{_escape(datacenter)}/svc/{_escape(service)}"
+    try:
+        uri = identities.service_id(trust_domain, datacenter, service)
+    except identities.NoIdentityError as error:
+        raise SpiffeIdError(str(error)) from error
     if len(uri) > MAX_LENGTH:
         raise SpiffeIdError(f"SPIFFE ID is longer than {MAX_LENGTH} bytes")
     return uri
@@ -160,13 +164,3 @@ def _unescape(what: str, escaped: str) -> str:
         return unquote_to_bytes(escaped).decode()
     except UnicodeDecodeError as error:
         raise SpiffeIdError(f"Invalid {what}: {escaped} is not UTF-8") from error
-
-
-def _escape(segment: str) -> str:
-    """Escape as Go's url.PathEscape does; raises SpiffeIdError for what is no path segment."""
-    if segment in {"", ".", ".."}:  # SPIFFE-ID, section 2.2
-        raise SpiffeIdError(f"{segment!r} cannot be part of a SPIFFE ID")
-    try:
-        return quote(segment, safe="$&+=:@", errors="strict")
-    except UnicodeEncodeError as error:
-        raise SpiffeIdError(f"{segment!r} cannot be written as UTF-8") from error

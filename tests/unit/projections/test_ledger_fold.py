@@ -18,6 +18,7 @@ from events.signers import GrantGiven, GrantWithdrawn
 from projections import authority
 from projections.authority import AuthorityState
 from projections.ledger_fold import Folded, LedgerFold, read
+from tests import factories
 from tests.whole_ledger import (
     EVEN,
     ODD,
@@ -28,6 +29,7 @@ from tests.whole_ledger import (
     key_id,
     leaf,
     refused,
+    signer_of,
     small_ledger,
     ulid,
 )
@@ -296,6 +298,24 @@ def test_a_leaf_that_breaks_a_rule_is_kept_and_marked() -> None:
     ]
     assert [(i.position, i.kind) for i in folded[-1].irregular] == [(0, "grant")]
     assert all(each.entry is not None for each in folded)
+
+
+@pytest.mark.parametrize("spelling", ["%77eb", "w%65b", "web/", "web%2F", "WEB", "web?", "%2577eb"])
+def test_an_identity_in_another_spelling_than_ours_is_not_the_names(spelling: str) -> None:
+    ledger = begun()
+    identity = factories.service_uri("web").removesuffix("web") + spelling
+    ledger.leaves(EVEN, leaf("web", grant=ledger.grants[EVEN], identity=identity))
+
+    assert [each.kind for each in fold(ledger.stored)[-1].irregular] == ["name"]
+
+
+@pytest.mark.parametrize("name", ["billing.eu", "a/b", "a b", "ü~", "$&+=:@", "%77eb"])
+def test_an_identity_in_our_spelling_is_the_names(name: str) -> None:
+    ledger = begun()
+    signer = signer_of(name)
+    ledger.leaves(signer, leaf(name, grant=ledger.grants[signer]))
+
+    assert fold(ledger.stored)[-1].irregular == ()
 
 
 def test_f25_a_clock_that_goes_back_changes_nothing_but_the_times_told() -> None:

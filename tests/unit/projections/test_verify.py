@@ -22,6 +22,7 @@ from projections.verify import CHECKS, Fault, Verifier
 from tests import factories
 from tests.whole_ledger import (
     EVEN,
+    LEAF_KEY,
     ODD,
     ROOT_KEY,
     SIGNING_KEY,
@@ -257,6 +258,27 @@ def test_signer_of_a_refusal() -> None:
 def test_name_that_is_not_the_identitys() -> None:
     """`api` is in the signer's partitions as well: only the name gives it away."""
     assert named(changed(small_ledger(), 6, name="api")) == [(6, "name")]
+
+
+@pytest.mark.parametrize("spelling", ["%77eb", "w%65b"])
+def test_name_of_a_second_certificate_for_a_request_under_another_spelling(spelling: str) -> None:
+    """A rogue signer's: to the check of request ids it is another identity."""
+    ledger = small_ledger()
+    identity = factories.service_uri("web").removesuffix("web") + spelling
+    der = factories.leaf_certificate(
+        issuer=signing_certificate(3),
+        issuer_key=factories.ca_key(number=3),
+        key=factories.ca_key(number=LEAF_KEY),
+        uri=identity,
+        serial=factories.SERIAL + 6000,
+    )
+    event = leaf("web", grant=ledger.grants[EVEN], signing_key=3, request_id="r-0")
+    again = ledger.leaves(
+        EVEN,
+        replace(event, identity=identity, certificate=der, serial=f"{factories.SERIAL + 6000:x}"),
+    )
+
+    assert named(ledger.stored) == [(again, "name")]
 
 
 @pytest.mark.parametrize("grant", [3, 5, 0])
