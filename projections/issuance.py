@@ -71,45 +71,38 @@ class IssuanceReader:
             return 0
         return self._look(db)
 
-    def find(self, identity: str, request_id: str) -> IssuedLeaf | None:
-        """Return the first certificate issued for this request of this identity (about 10 us).
-
-        Raises WentBackError where the file holds less than this reader has seen it hold.
-        """
-        rows = self._leaves(_FIRST, (identity, request_id))
-        return rows[0] if rows else None
-
     def find_all(
         self, requests: Sequence[tuple[str, str]]
     ) -> tuple[int, dict[tuple[str, str], IssuedLeaf]]:
-        """Return the position, and what `find` says of each identity and request id, at once.
+        """Return the position, and the first certificate of each identity and request id.
 
-        One look at the file, so all of it is of one position, and cheaper than one by one: most of
-        what a question costs beside a busy writer is to begin and end it. Raises as `find` does.
+        One look at the file, so all of it is of one position, and cheaper than one by one (about
+        10 us each): most of what a question costs beside a busy writer is to begin and end it.
+        Raises WentBackError where the file holds less than this reader has seen it hold.
         """
         db = self._current()
         if db is None:
             return 0, {}
-        with _snapshot(db):
-            position = self._look(db)
-            if self._behind:
-                raise self._went_back()
-            found: dict[tuple[str, str], IssuedLeaf] = {}
+        found: dict[tuple[str, str], IssuedLeaf] = {}
+        with self._snapshot(db) as position:
             for identity, request_id in requests:
                 for row in db.execute(_FIRST, (identity, request_id)):
                     found[identity, request_id] = _issued(row)
         return position, found
 
-    def by_identity(self, identity: str, *, limit: int = 100) -> list[IssuedLeaf]:
-        """Return the latest certificates of an identity, newest first; raises as `find` does."""
+    def by_identity(self, identity: str, *, limit: int = 100) -> tuple[int, list[IssuedLeaf]]:
+        """Return the position, and an identity's latest certificates there, the newest first.
+
+        Raises as `find_all` does.
+        """
         return self._leaves(_LATEST, (identity, limit))
 
-    def by_name(self, kind: str, name: str, *, limit: int = 100) -> list[IssuedLeaf]:
+    def by_name(self, kind: str, name: str, *, limit: int = 100) -> tuple[int, list[IssuedLeaf]]:
         """Return the same of a name, whatever the trust domain; looks at every row."""
         return self._leaves(_NAMED, (kind, name, limit))
 
     def counts(self) -> IssuanceCounts:
-        """Return how much there is; raises as `find` does."""
+        """Return how much there is; raises as `find_all` does."""
         db = self._current()
         if db is None:
             return IssuanceCounts(position=0, leaves=0, irregular=0, refusals=0, refusals_counted=0)
@@ -132,9 +125,24 @@ class IssuanceReader:
             self._db.close()
         self._db, self._file = None, None
 
-    def _leaves(self, query: str, values: tuple[str | int, ...]) -> list[IssuedLeaf]:
+    def _leaves(self, query: str, values: tuple[str | int, ...]) -> tuple[int, list[IssuedLeaf]]:
         db = self._current()
-        return [] if db is None else [_issued(row) for row in db.execute(query, values)]
+        if db is None:
+            return 0, []
+        with self._snapshot(db) as position:
+            return position, [_issued(row) for row in db.execute(query, values)]
+
+    @contextmanager
+    def _snapshot(self, db: sqlite3.Connection) -> Iterator[int]:
+        """Make all questions see the file as it is at the first of them: at this position."""
+        db.execute("BEGIN")
+        try:
+            position = self._look(db)
+            if self._behind:
+                raise self._went_back()
+            yield position
+        finally:
+            db.execute("COMMIT")
 
     def _look(self, db: sqlite3.Connection) -> int:
         """Return how far the file is, and take note of it."""
@@ -176,16 +184,6 @@ class IssuanceReader:
 
 class _ReplacedError(Exception):
     """Another file has taken the place of the one that was opened."""
-
-
-@contextmanager
-def _snapshot(db: sqlite3.Connection) -> Iterator[None]:
-    """Make all questions see the file as it is at the first of them."""
-    db.execute("BEGIN")
-    try:
-        yield
-    finally:
-        db.execute("COMMIT")
 
 
 def _identity(path: Path) -> tuple[int, int]:

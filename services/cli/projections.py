@@ -90,12 +90,11 @@ def _counts(reader: IssuanceReader, *, json: bool) -> None:
 def _leaves(reader: IssuanceReader, asked: Selection, limit: int, *, json: bool) -> None:
     import msgspec
 
-    at = reader.position()
     if asked.spiffe_id is not None:
-        found = reader.by_identity(asked.spiffe_id, limit=limit)
+        at, found = reader.by_identity(asked.spiffe_id, limit=limit)
     else:
         assert asked.service is not None, "an identity is one or the other"
-        found = reader.by_name("service", asked.service, limit=limit)
+        at, found = reader.by_name("service", asked.service, limit=limit)
     if json:
         print(msgspec.json.encode({"position": at, "leaves": found}).decode())
         return

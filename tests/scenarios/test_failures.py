@@ -177,7 +177,7 @@ async def test_f09_a_replicator_that_dies_again_and_again_skips_nothing_and_take
     assert list(store.dump(path)) == live
     reader = IssuanceReader(path)
     issued = [leaf for leaf in await reading.issued(asker.client) if leaf.name.startswith("f09-")]
-    rows = [reader.by_identity(leaf.identity) for leaf in issued]
+    rows = [reader.by_identity(leaf.identity)[1] for leaf in issued]
     reader.close()
     assert len(issued) > 20
     assert [[row.leaf for row in found] for found in rows] == [[leaf] for leaf in issued]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from datetime import UTC, timedelta, timezone
 from pathlib import Path
@@ -16,6 +18,7 @@ from events.leaves import LeafIssued
 from projections import store
 from projections.issuance import (
     IssuanceReader,
+    IssuedLeaf,
     WentBackError,
     _checked,
     _connect,
@@ -40,6 +43,10 @@ async def fill(path: Path, ledger: WholeLedger, *, up_to: int | None = None) -> 
         await projections.apply(folded)
 
 
+def find(reader: IssuanceReader, identity: str, request_id: str) -> IssuedLeaf | None:
+    return reader.find_all([(identity, request_id)])[1].get((identity, request_id))
+
+
 async def test_a_repeated_request_finds_the_event_that_answered_it(tmp_path: Path) -> None:
     ledger = WholeLedger()
     ledger.begin()
@@ -49,13 +56,13 @@ async def test_a_repeated_request_finds_the_event_that_answered_it(tmp_path: Pat
     await fill(tmp_path / "p", ledger)
     reader = IssuanceReader(tmp_path / "p")
 
-    found = reader.find(WEB, "r-1")
+    found = find(reader, WEB, "r-1")
 
     assert found is not None
     assert (found.sequence, found.position, found.event_id) == (6, 1, stamped.id)
     assert (found.leaf, found.irregular) == (event, None)
-    assert reader.find(WEB, "r-2") is None
-    assert reader.find(factories.service_uri("db"), "r-1") is None
+    assert find(reader, WEB, "r-2") is None
+    assert find(reader, factories.service_uri("db"), "r-1") is None
     assert reader.position() == 6
     reader.close()
 
@@ -108,14 +115,15 @@ async def test_the_first_of_two_is_the_answer_for_ever(tmp_path: Path) -> None:
     await fill(tmp_path / "p", ledger)
     reader = IssuanceReader(tmp_path / "p")
 
-    found = reader.find(WEB, "r-1")
+    found = find(reader, WEB, "r-1")
 
     assert found is not None
     assert found.sequence == first
-    assert [each.sequence for each in reader.by_identity(WEB)] == [first + 1, first]
-    assert len(reader.by_identity(WEB, limit=1)) == 1
-    assert reader.by_name("service", "web") == reader.by_identity(WEB)
-    assert reader.by_name("service", "we") == []
+    position, latest = reader.by_identity(WEB)
+    assert (position, [each.sequence for each in latest]) == (first + 1, [first + 1, first])
+    assert reader.by_identity(WEB, limit=1) == (position, latest[:1])
+    assert reader.by_name("service", "web") == (position, latest)
+    assert reader.by_name("service", "we") == (position, [])
     reader.close()
 
 
@@ -126,7 +134,7 @@ async def test_an_irregular_leaf_is_found_and_says_so(tmp_path: Path) -> None:
     await fill(tmp_path / "p", ledger)
     reader = IssuanceReader(tmp_path / "p")
 
-    found = reader.find(WEB, "r-1")
+    found = find(reader, WEB, "r-1")
 
     assert found is not None
     assert found.irregular is not None
@@ -150,7 +158,8 @@ def test_a_file_that_is_not_there_yet_is_at_the_beginning(tmp_path: Path) -> Non
     reader = IssuanceReader(tmp_path / "p")
 
     assert reader.position() == 0
-    assert reader.find(WEB, "r-1") is None
+    assert find(reader, WEB, "r-1") is None
+    assert reader.by_identity(WEB) == (0, [])
     assert reader.counts().leaves == 0
 
 
@@ -158,15 +167,51 @@ async def test_a_reader_sees_what_is_written_after_it_opened(tmp_path: Path) -> 
     ledger = small_ledger()
     await fill(tmp_path / "p", ledger, up_to=5)
     reader = IssuanceReader(tmp_path / "p")
-    assert (reader.position(), reader.find(WEB, "r-0")) == (5, None)
+    assert (reader.position(), find(reader, WEB, "r-0")) == (5, None)
 
     fold = LedgerFold("dc1")
     rest = [f for s in ledger.stored for f in fold.fold(read(s, datacenter="dc1"))][5:]
     async with store.ProjectionStore(tmp_path / "p") as projections:
         await projections.apply(rest)
         assert reader.position() == ledger.last
-        assert reader.find(WEB, "r-0") is not None
+        assert find(reader, WEB, "r-0") is not None
     reader.close()
+
+
+async def test_f10_no_row_is_later_than_the_sequence_that_it_comes_with(tmp_path: Path) -> None:
+    """Beside a replicator that writes all the time."""
+    ledger = WholeLedger()
+    ledger.begin()
+    for number in range(150):
+        ledger.issue("web", serial=factories.SERIAL + 7_000 + number % 7)
+    await fill(tmp_path / "p", ledger, up_to=5)
+    fold = LedgerFold("dc1")
+    rest = [f for s in ledger.stored for f in fold.fold(read(s, datacenter="dc1"))][5:]
+    written = threading.Event()
+
+    async def write() -> None:
+        async with store.ProjectionStore(tmp_path / "p") as projections:
+            for each in rest:
+                await projections.apply([each])
+
+    def writer() -> None:
+        try:
+            asyncio.run(write())
+        finally:
+            written.set()
+
+    thread = threading.Thread(target=writer)
+    reader = IssuanceReader(tmp_path / "p")
+    seen: set[int] = set()
+    thread.start()
+    while not written.is_set():
+        for position, found in (reader.by_identity(WEB), reader.by_name("service", "web")):
+            assert max((each.sequence for each in found), default=position) == position
+            seen.add(position)
+    thread.join()
+    reader.close()
+
+    assert len(seen) > 1
 
 
 async def test_f10_a_file_that_knows_less_than_it_did_gives_no_answer(tmp_path: Path) -> None:
@@ -177,17 +222,17 @@ async def test_f10_a_file_that_knows_less_than_it_did_gives_no_answer(tmp_path: 
 
     store.delete(tmp_path / "p")
     with pytest.raises(WentBackError):
-        reader.find(WEB, "r-0")
+        find(reader, WEB, "r-0")
     assert reader.position() == 0
 
     await fill(tmp_path / "p", small_ledger(), up_to=5)
     with pytest.raises(WentBackError):
-        reader.find(WEB, "r-0")
+        find(reader, WEB, "r-0")
     assert reader.position() == 5
 
     await fill(tmp_path / "new", small_ledger())
     store.move(tmp_path / "new", tmp_path / "p")
-    assert reader.find(WEB, "r-0") is not None
+    assert find(reader, WEB, "r-0") is not None
     reader.close()
 
 
@@ -224,7 +269,7 @@ async def test_a_file_of_other_software_knows_nothing(tmp_path: Path) -> None:
     db.close()
     reader = IssuanceReader(tmp_path / "p")
 
-    assert (reader.position(), reader.find(WEB, "r-0")) == (0, None)
+    assert (reader.position(), find(reader, WEB, "r-0")) == (0, None)
 
 
 async def test_a_look_up_is_fit_for_the_hot_path(tmp_path: Path) -> None:
@@ -235,7 +280,7 @@ async def test_a_look_up_is_fit_for_the_hot_path(tmp_path: Path) -> None:
     for _ in range(20):
         start = time.perf_counter()
         for _ in range(100):
-            reader.find(WEB, "r-0")
+            find(reader, WEB, "r-0")
         best = min(best, (time.perf_counter() - start) / 100)
     reader.close()
 

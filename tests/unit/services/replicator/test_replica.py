@@ -292,7 +292,7 @@ async def test_a_file_that_is_deleted_or_replaced_while_it_is_kept_is_made_anew(
         store.delete(tmp_path / "p")
         ledger.held.issue("web", request_id="r-new", signing_key=3)
         await running.reaches(24)
-        assert running.reader.find(WEB, "r-0") is not None
+        assert running.reader.by_identity(WEB)[1]
         await rebuild(ledger, datacenter="dc1", path=tmp_path / "p")
         ledger.held.issue("web", signing_key=3)
         await running.reaches(25)
