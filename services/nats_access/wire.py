@@ -15,6 +15,7 @@ from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 REQUEST_INFO: Final = "Nats-Request-Info"
+HEADERS_MAX: Final = 4_096  # bytes that are read, from the end of a block
 CONTROL_LINE_MAX: Final = 1024 * 1024  # an INFO may name many servers
 
 _LINE_END: Final = b"\r\n"
@@ -37,9 +38,14 @@ def read_headers(block: bytes) -> dict[str, str] | None:
     `Nats-Request-Info` comes from the last line only: a server writes it there, over the last two
     bytes of what the client wrote (nats-server, `setHeader`), without looking at them. Where those
     did not end a line, the server's is no line of its own, and it is not told who asked.
+
+    Of a block that is longer than HEADERS_MAX only its last lines are read: what a server adds it
+    adds there, and nothing of ours is so long. A client's 900 kB would take 30 ms and 11 MB.
     """
     info = _request_info(block)
     rest = block if info is None else block[: -len(info)]
+    if len(rest) > HEADERS_MAX:
+        rest = rest[rest.find(_LINE_END, len(rest) - HEADERS_MAX) :]
     found: dict[str, str] = dict(_HEADER.findall(rest.decode("utf-8", "replace")))
     if info is not None:
         value = info[len(_INFO_LINE) : -len(_BLOCK_END)]

@@ -7,23 +7,22 @@ falls the cost of each leaf (architecture 3.3).
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from events.envelope import ENTRY_BYTES_MAX
+from services.signer.queue import FairQueue, Queued
 from services.waiting import cancelled
 
 LEAVES_MAX: Final = 128  # in one entry: more save little, and each waits for all to be signed
 LEAVES_BYTES_MAX: Final = ENTRY_BYTES_MAX * 3 // 4  # refusals ride along
-QUEUE_MAX: Final = 2_048  # requests; the last of them waits well under a second
-QUEUE_BYTES_MAX: Final = 16 * 1024 * 1024
 QUIET_TURNS: Final = 5  # of the event loop, in which what the socket holds already is taken in
 CHUNK: Final = 16  # requests between two turns of everything else in this process: 3 ms
+CHUNKS_LATE_MAX: Final = 8  # while nothing is on its way: who is ready waits for no more than that
 
 
 class Sized(Protocol):
-    """What waits in memory or goes into an entry."""
+    """What goes into an entry."""
 
     @property
     def size(self) -> int:
@@ -31,7 +30,7 @@ class Sized(Protocol):
         ...
 
 
-Item = TypeVar("Item", bound=Sized)
+Item = TypeVar("Item", bound=Queued)
 Ready = TypeVar("Ready", bound=Sized)
 
 
@@ -49,29 +48,21 @@ class GroupCommit(Generic[Item, Ready]):
     ) -> None:
         self._prepare = prepare
         self._commit = commit
-        self._queue: deque[Item] = deque()
-        self._queue_bytes = 0
+        self._queue = FairQueue[Item]()
         self._wake = asyncio.Event()
         self._nudged = False
         self._flying = False
 
     def put(self, items: Iterable[Item]) -> list[Item]:
         """Take items in; returns those that there is no room for."""
-        left = []
-        for item in items:
-            if len(self._queue) >= QUEUE_MAX or self._queue_bytes >= QUEUE_BYTES_MAX:
-                left.append(item)
-            else:
-                self._queue.append(item)
-                self._queue_bytes += item.size
+        left = [item for item in items if not self._queue.put(item)]
         if not self._flying or len(self._queue) >= CHUNK:
             self._wake.set()
         return left
 
     def put_first(self, items: Sequence[Item]) -> None:
         """Take items in before all others, room or not: they had their place already."""
-        self._queue.extendleft(reversed(items))
-        self._queue_bytes += sum(item.size for item in items)
+        self._queue.put_first(items)
         self._wake.set()
 
     def nudge(self) -> None:
@@ -106,13 +97,16 @@ class GroupCommit(Generic[Item, Ready]):
         By whole chunks while there is time: each costs a look at the index, and a turn of the loop.
         """
         group: list[Ready] = []
-        size = quiet = 0
+        size = quiet = late = 0
         while len(group) < LEAVES_MAX and size < LEAVES_BYTES_MAX:
             self._wake.clear()
             arrived = flight is None or flight.done()
+            if late >= CHUNKS_LATE_MAX:
+                break  # most of what comes may be refused or known, and never fill a group
             if len(self._queue) >= (1 if arrived else CHUNK):
                 quiet = 0
-                ready = await self._prepare(self._take(min(CHUNK, LEAVES_MAX - len(group))))
+                late += arrived
+                ready = await self._prepare(self._queue.take(min(CHUNK, LEAVES_MAX - len(group))))
                 group.extend(ready)
                 size += sum(item.size for item in ready)
                 await asyncio.sleep(0)
@@ -124,8 +118,3 @@ class GroupCommit(Generic[Item, Ready]):
             else:
                 await self._wake.wait()
         return group
-
-    def _take(self, number: int) -> list[Item]:
-        items = [self._queue.popleft() for _ in range(min(number, len(self._queue)))]
-        self._queue_bytes -= sum(item.size for item in items)
-        return items

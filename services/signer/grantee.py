@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from events.log import Ledger
@@ -27,7 +25,6 @@ class Grantee:
         self._desk = desk
         self._memory = memory
         self._follower = AuthorityFollower(ledger, datacenter, folded=self._folded)
-        self._following = asyncio.Lock()
         self._grants: list[SignerGrant | None] = []  # as each authority entry left it
         self.holdings = Holdings()
 
@@ -39,28 +36,29 @@ class Grantee:
     async def follow(self) -> bool:
         """Fold `authority`, and take up what it says of this run; say whether there was anything.
 
+        One call at a time.
+
         Raises LedgerError (UnreachableError where trying again can help), KeyStoreError,
         UnknownEventTypeError.
         """
-        async with self._following:
-            state = await self._follower.catch_up()
-            if not self._grants:
-                return False
-            held = self.holdings
-            for grant in self._grants:
-                held = holdings.changed(held, grant)
-            self._grants.clear()
-            await self._desk.take_up(state, held)
-            if held.grant_sequence != self.holdings.grant_sequence:
-                _log.info(
-                    "grant",
-                    sequence=held.grant_sequence,
-                    partitions=len(held.partitions),
-                    gained=len(held.partitions - self.holdings.partitions),
-                    rate_per_second=held.rate_per_second,
-                )
-            self.holdings = held
-            return True
+        state = await self._follower.catch_up()
+        if not self._grants:
+            return False
+        held = self.holdings
+        for grant in self._grants:
+            held = holdings.changed(held, grant)
+        await self._desk.take_up(state, held)
+        self._grants.clear()  # not before: taking it up may fail, and is tried again
+        if held.grant_sequence != self.holdings.grant_sequence:
+            _log.info(
+                "grant",
+                sequence=held.grant_sequence,
+                partitions=len(held.partitions),
+                gained=len(held.partitions - self.holdings.partitions),
+                rate_per_second=held.rate_per_second,
+            )
+        self.holdings = held
+        return True
 
     def open_gates(self) -> bool:
         """Open gates as far as the index is; say whether all of them are."""

@@ -20,7 +20,9 @@ from services.signer.replies import Replies
 from services.signer.work import Signed, Work
 from services.stamping import Stamper
 
-REFUSALS_MAX: Final = 100  # in one entry, beside its leaves
+# In one entry, beside its leaves, which leave a quarter of it (`batch.LEAVES_BYTES_MAX`): a refusal
+# has up to 4 kB (a message, and an identity twice), and the sum of the rest up to 40 kB.
+REFUSALS_MAX: Final = 45
 
 _log = structlog.get_logger()
 

@@ -93,7 +93,8 @@ def read_request_id(body: bytes) -> str | None:
 
 
 def clip(message: str) -> str:
-    """Cut a message to what a refusal may hold."""
+    """Cut a message to what a refusal may hold; what cannot be printed is written as an escape."""
+    message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
     return message if len(message) <= MESSAGE_CHARS_MAX else message[: MESSAGE_CHARS_MAX - 1] + "…"
 
 

@@ -30,7 +30,7 @@ from services.signer.recorder import NotRecordedError, Recorder
 from services.signer.refused import RefusalRecord
 from services.signer.replies import Replies
 from services.signer.subscriptions import Subscriptions
-from services.signer.work import Signed, Work, body_of, may_answer
+from services.signer.work import Signed, Work, body_of, may_answer, requester_of
 from services.stamping import Stamper, source
 from services.waiting import cancelled
 
@@ -110,6 +110,8 @@ class Signer:
         self._moved = asyncio.Event()
         self._gated = asyncio.Event()
         self._withdrawn = asyncio.Event()
+        self._withdrawn.set()  # until there is a grant
+        self._following = asyncio.Lock()  # whoever changes what is granted and subscribed
 
     # --- the shell
 
@@ -156,7 +158,9 @@ class Signer:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            await self._subscriptions.tidy()
+            if not self._following.locked():
+                async with self._following:
+                    await self._subscriptions.tidy()
             for work in self._held.late(asyncio.get_running_loop().time()):
                 await self._refuse(work, _busy("this node's projections are behind"))
             if self._refusals.sum_is_due(self._clock.now()):
@@ -186,17 +190,18 @@ class Signer:
         What it gains is subscribed to at once and held back until it may be served; what it lost is
         heard a little longer, in silence. Raises as `run` does.
         """
-        if not await self._grantee.follow():
-            return
-        held = self._grantee.holdings
-        self._limit.change(held.rate_per_second)
-        await self._subscriptions.listen(held.partitions)
-        if held.grant_sequence > 0:
-            self._withdrawn.clear()
-        else:
-            self._withdrawn.set()
-        self._record_refusals()
-        self._gated.set()
+        async with self._following:
+            if not await self._grantee.follow():
+                return
+            held = self._grantee.holdings
+            self._limit.change(held.rate_per_second)
+            await self._subscriptions.listen(held.partitions)
+            if held.grant_sequence > 0:
+                self._withdrawn.clear()
+            else:
+                self._withdrawn.set()
+            self._record_refusals()
+            self._gated.set()
 
     # --- what has to wait for the index
 
@@ -226,7 +231,7 @@ class Signer:
             subject=message.subject,
             partition=partition,
             body=body_of(message.data),
-            headers=message.headers,
+            requester=requester_of(message.headers),
             heard=asyncio.get_running_loop().time(),
             replies=[message.reply],
         )
@@ -332,7 +337,6 @@ class Signer:
 
     async def _commit(self, group: Sequence[Signed]) -> None:
         """Record a group, with the refusals that wait; its certificates are given out then."""
-        grant_sequence = self._grantee.holdings.grant_sequence
         try:
             anew = await self._recorder.record(group)
         except NotRecordedError:
@@ -340,8 +344,7 @@ class Signer:
                 await self._refuse(one.work, _busy("the ledger accepts no certificates now"))
             return
         self._group.put_first(anew)
-        if self._grantee.holdings.grant_sequence != grant_sequence:
-            self._record_refusals()  # those that could not be recorded under the grant before
+        self._record_refusals()  # more than one entry takes, or not under the grant before
 
 
 def _busy(message: str) -> RefusedError:

@@ -27,7 +27,7 @@ class Work:
     subject: str
     partition: int  # whose subscription heard it
     body: bytes
-    headers: Mapping[str, str] | None
+    requester: str | None
     heard: float  # of the loop's clock
     replies: list[str]  # where the answer goes: several askers of one request id get the same
     request: SignRequest | None = None
@@ -47,11 +47,6 @@ class Work:
         if self.request is None or self.request.request_id is None or self.identity is None:
             return None
         return self.identity, self.request.request_id
-
-    @property
-    def requester(self) -> str | None:
-        """Return who asked."""
-        return requester_of(self.headers)
 
     @property
     def nameless(self) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.errors import ProtocolError
 
-from services.nats_access.wire import CONTROL_LINE_MAX, WireParser, read_headers
+from services.nats_access.wire import CONTROL_LINE_MAX, HEADERS_MAX, WireParser, read_headers
 
 SERVERS = b'Nats-Request-Info: {"user":"UREAL"}\r\n\r\n'
 TOLD = {"Nats-Request-Info": '{"user":"UREAL"}'}
@@ -85,6 +85,25 @@ def test_who_asks_cannot_be_forged(forged: bytes, end: bytes) -> None:
     assert told == (
         TOLD["Nats-Request-Info"] if end.startswith(b"\r\n") and b"A" not in end else None
     )
+
+
+def test_of_a_long_block_only_its_last_lines_are_read() -> None:
+    """125,000 headers of one message would be 11 MB in memory (finding of a review)."""
+    many = b"".join(b"%06d: x\r\n" % number for number in range(85_000))
+    info = b'Nats-Request-Info: {"user":"UABC"}\r\n\r\n'
+
+    told = read_headers(b"NATS/1.0 503 No\r\n" + many + b"Nats-Sequence: 7\r\n" + info)
+
+    assert told is not None
+    assert told["Nats-Request-Info"] == '{"user":"UABC"}'
+    assert told["Nats-Sequence"] == "7"
+    assert told["Status"] == "503"
+    assert "084999" in told
+    assert len(told) < HEADERS_MAX // 10
+
+
+def test_a_line_that_is_too_long_is_none_at_all() -> None:
+    assert read_headers(b"NATS/1.0\r\nA: " + b"x" * HEADERS_MAX + b"\r\nB: 1\r\n\r\n") == {"B": "1"}
 
 
 def test_only_the_last_line_says_who_asks() -> None:

@@ -11,19 +11,20 @@ import pytest
 
 from services.signer.batch import (
     CHUNK,
+    CHUNKS_LATE_MAX,
     LEAVES_BYTES_MAX,
     LEAVES_MAX,
-    QUEUE_BYTES_MAX,
-    QUEUE_MAX,
     QUIET_TURNS,
     GroupCommit,
 )
+from services.signer.queue import ITEMS_MAX, SHARE
 
 
 @dataclass(eq=False)
 class Piece:
     number: int
     size: int = 1_000
+    requester: str = "shop"
 
 
 class Bench:
@@ -130,27 +131,52 @@ async def test_no_group_has_more_bytes_than_an_entry_may() -> None:
     assert all(len(group) * size < LEAVES_BYTES_MAX + CHUNK * size for group in bench.committed)
 
 
-async def test_a_full_queue_gives_back_what_it_has_no_room_for() -> None:
+async def test_what_there_is_no_room_for_is_given_back() -> None:
     bench = Bench()
+    room = ITEMS_MAX // SHARE
 
-    left = bench.group.put(pieces(*range(QUEUE_MAX + 5)))
+    left = bench.group.put(pieces(*range(room + 5)))
 
-    assert [item.number for item in left] == list(range(QUEUE_MAX, QUEUE_MAX + 5))
+    assert [item.number for item in left] == list(range(room, room + 5))
 
 
-async def test_a_queue_is_bounded_in_bytes_too() -> None:
+async def test_f16_what_is_ready_is_committed_though_refusals_never_end() -> None:
+    """What is refused fills no group: it must not be waited for until the queue is empty."""
+    async with running() as bench:
+        bench.group.put(pieces(1))
+        while not bench.committed:
+            bench.group.put(pieces(*[-1] * CHUNK))
+            await asyncio.sleep(0)
+            assert len(bench.prepared) <= CHUNK * 2 * CHUNKS_LATE_MAX
+
+    assert bench.committed == [[1]]
+
+
+async def test_a_flight_that_failed_is_looked_at_though_refusals_never_end() -> None:
     bench = Bench()
+    bench.fails = RuntimeError("unknown outcome")
+    bench.group.put(pieces(1))
 
-    left = bench.group.put(pieces(1, 2, 3, size=QUEUE_BYTES_MAX))
+    async def flood() -> None:
+        while True:
+            bench.group.put(pieces(*[-1] * CHUNK))
+            await asyncio.sleep(0)
 
-    assert [item.number for item in left] == [2, 3]
+    flooding = asyncio.create_task(flood())
+    running = asyncio.create_task(bench.group.run())
+    await bench.until(1)
+    bench.go.release()
+    with pytest.raises(RuntimeError, match="unknown outcome"):
+        async with asyncio.timeout(5):
+            await running
+    flooding.cancel()
 
 
 async def test_what_is_put_first_is_next_in_its_order_room_or_not() -> None:
     async with running() as bench:
         bench.group.put(pieces(1))
         await bench.until(1)
-        bench.group.put(pieces(*range(100, 100 + QUEUE_MAX)))
+        bench.group.put(pieces(*range(100, 100 + ITEMS_MAX)))
         bench.group.put_first(pieces(2, 3))
         bench.go.release()
         await bench.until(2)

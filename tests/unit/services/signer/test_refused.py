@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from events.envelope import ENTRY_BYTES_MAX, NewEvent, encode_entry
 from events.leaves import LeafRefusalsCounted, LeafRefused, RefusalCode
+from events.subjects import NAME_BYTES_MAX
+from services.pki.spiffe import service_id
+from services.signer.batch import LEAVES_BYTES_MAX
+from services.signer.recorder import REFUSALS_MAX
 from services.signer.refused import (
     RECORDED_PER_SECOND,
     REQUESTERS_MAX,
@@ -12,6 +17,7 @@ from services.signer.refused import (
     Refusal,
     RefusalRecord,
 )
+from services.signer.request import MESSAGE_CHARS_MAX, clip
 from tests.factories import NOW, WEB
 from tests.ledger import ulid
 
@@ -134,3 +140,37 @@ def test_what_could_not_be_appended_is_recorded_under_the_next_grant() -> None:
     assert {event.grant_sequence for event in again} == {9}
     [summed] = [event for event in again if isinstance(event, LeafRefusalsCounted)]
     assert (summed.since, summed.counts[0].count) == (NOW, 5)
+
+
+def test_the_largest_refusals_fit_beside_the_leaves_of_an_entry() -> None:
+    identity = service_id("d" * 255, "c" * 64, "\U0001f512" * (NAME_BYTES_MAX // 12))
+    record = RefusalRecord(RUN, NOW)
+    for number in range(WAITING_MAX + REQUESTERS_MAX):
+        worst = Refusal(
+            request_id="r" * 64,
+            identity=identity,
+            code="request_id_conflict",
+            message=clip("\U0001f512" * 2 * MESSAGE_CHARS_MAX),
+            requester=f"{number:056}",
+        )
+        record.add(worst, NOW + number * SECOND / RECORDED_PER_SECOND)
+
+    taken = record.take(NOW + 3 * MINUTE, grant_sequence=7, limit=REFUSALS_MAX)
+
+    assert len(taken) == REFUSALS_MAX
+    assert isinstance(taken[0], LeafRefusalsCounted)
+    events = [
+        NewEvent(
+            id=ulid(),
+            source="s" * 200,
+            subject=event.identity or RUN if isinstance(event, LeafRefused) else RUN,
+            time=NOW,
+            event=event,
+        )
+        for event in taken
+    ]
+    assert len(encode_entry(events)) < ENTRY_BYTES_MAX - LEAVES_BYTES_MAX
+
+
+def test_a_message_holds_no_line_and_nothing_that_takes_six_bytes_to_write() -> None:
+    assert clip("a\0b\nc\u2028") == "a\\x00b\\nc\\u2028"

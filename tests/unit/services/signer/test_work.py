@@ -48,7 +48,14 @@ def test_without_the_header_there_is_no_requester() -> None:
 def test_from_another_account_nobody_asks_without_a_name(
     reply: str, headers: dict[str, str] | None, nameless: bool
 ) -> None:
-    work = Work(subject="ca", partition=0, body=b"", headers=headers, heard=0.0, replies=[reply])
+    work = Work(
+        subject="ca",
+        partition=0,
+        body=b"",
+        requester=requester_of(headers),
+        heard=0.0,
+        replies=[reply],
+    )
 
     assert work.nameless == nameless
 
