@@ -18,13 +18,13 @@ from nats.errors import Error as NatsError
 
 from events.base import RequestId, Struct
 from events.envelope import Stored
-from events.leaves import RefusalCode
 from events.ledger import LedgerReader
 from events.log import UnreachableError
 from events.subjects import Subjects
 from projections.bundle import Roots
-from services import transport
+from services import error_reply, transport
 from services.clock import Entropy, SystemEntropy
+from services.error_reply import ErrorTold
 from services.refusals import RefusedError
 from services.transport import NotPermittedError
 
@@ -43,20 +43,6 @@ class NoAnswerError(Exception):
 
 class RefusedLateError(RefusedError):
     """A no to a request that was sent more than once: an earlier sending may have got its yes."""
-
-
-class ErrorTold(Struct):
-    """Why there is no certificate."""
-
-    code: RefusalCode
-    message: str
-    retry_after: float | None = None  # seconds, where waiting can help
-
-
-class ErrorReply(Struct):
-    """An answer that says no; its code is also in the header Nats-Service-Error-Code."""
-
-    error: ErrorTold | None = None
 
 
 class SigningRequest(Struct, omit_defaults=True):
@@ -334,9 +320,7 @@ def _ledger_sequence(bundle: bytes) -> int:
 
 
 def _error(answer: Msg) -> ErrorTold | None:
-    if not answer.data.startswith(b'{"error"'):
-        return None
     try:
-        return msgspec.json.decode(answer.data, type=ErrorReply).error
-    except msgspec.MsgspecError as error:
+        return error_reply.decode(answer.data)
+    except error_reply.UnreadableReplyError as error:
         raise NoAnswerError(f"an answer that cannot be read: {error}") from error

@@ -8,7 +8,8 @@ import msgspec
 
 from events.schema import schema
 from projections.bundle import Roots
-from services.client import ErrorReply, SigningRequest
+from services.client import SigningRequest
+from services.error_reply import ErrorReply
 from services.issued import IssuedCert
 
 MESSAGES = {"request": SigningRequest, "issued": IssuedCert, "error": ErrorReply, "roots": Roots}

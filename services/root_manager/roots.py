@@ -14,24 +14,20 @@ from events.base import Struct
 from events.subjects import Subjects
 from projections.authority import AuthorityState
 from projections.bundle import bundle
+from services import error_reply
 from services.buckets import LastValues
+from services.refusals import RefusedError
 
 SEQUENCE_HEADER: Final = "Caledger-Ledger-Sequence"
 ANSWERED: Final = ("_R_.", "_INBOX.")  # an asker can name any subject as reply (architecture 6.1)
 
-_NOT_READY: Final = msgspec.json.encode(
-    {
-        "error": {
-            "code": "not_ready",
-            "message": "CA is uninitialized: no root certificate",
-            "retry_after": 0.25,  # an authority is made in about that
-        }
-    }
+_NOT_READY, _NOT_READY_HEADERS = error_reply.encode(
+    RefusedError(
+        "not_ready",
+        "CA is uninitialized: no root certificate",
+        retry_after=0.25,  # an authority is made in about that
+    )
 )
-_NOT_READY_HEADERS: Final = {
-    "Nats-Service-Error": "CA is uninitialized: no root certificate",
-    "Nats-Service-Error-Code": "not_ready",
-}
 
 log = structlog.get_logger()
 

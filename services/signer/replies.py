@@ -9,10 +9,10 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from projections.issuance import IssuedLeaf
+from services import error_reply
 from services.clock import Clock
 from services.issued import issued_cert
 from services.refusals import RefusedError
-from services.signer.answer import refusal
 from services.signer.desk import Desk
 from services.signer.grantee import Grantee
 from services.signer.refused import RefusalRecord
@@ -60,7 +60,7 @@ class Replies:
             return
         if refused.code != "not_found":  # a look-up that finds nothing was answered, not refused
             self._refusals.add(self._desk.refusal(work, refused), self._clock.now())
-        body, headers = refusal(refused)
+        body, headers = error_reply.encode(refused)
         await self._send(work, body, headers)
 
     async def _send(self, work: Work, body: bytes, headers: dict[str, str] | None = None) -> None:

@@ -17,7 +17,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from events.base import Struct
-from services.client import ANSWER_SECONDS, CaClient, ErrorReply, SigningRequest, patience
+from services import error_reply
+from services.client import ANSWER_SECONDS, CaClient, SigningRequest, patience
 from services.clock import SystemEntropy
 from services.issued import IssuedCert
 from tests.factories import csr_pem, service_uri
@@ -257,11 +258,8 @@ class _Line:
 
 
 def _error(data: bytes) -> str | None:
-    if not data.startswith(b'{"error"'):
-        return None
-    error = msgspec.json.decode(data, type=ErrorReply).error
-    assert error is not None
-    return f"{error.code}: {error.message}"
+    error = error_reply.decode(data)
+    return None if error is None else f"{error.code}: {error.message}"
 
 
 def _leaf_der(issued: IssuedCert) -> bytes:

@@ -1,15 +1,11 @@
-"""Who asked, where the answer may go, and what a refusal looks like on the wire."""
+"""Who asked, and where the answer may go."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from services.refusals import RefusedError
-from services.signer.answer import refusal
 from services.signer.request import BODY_BYTES_MAX
 from services.signer.work import Work, body_of, may_answer, requester_of
 
@@ -76,29 +72,3 @@ def test_nothing_else_is_answered(reply: str) -> None:
 def test_of_a_body_that_is_too_large_no_more_is_kept_than_shows_it() -> None:
     assert len(body_of(bytes(1_000_000))) == BODY_BYTES_MAX + 1
     assert body_of(b"csr") == b"csr"
-
-
-def test_a_refusal_tells_code_and_message_in_body_and_headers() -> None:
-    body, headers = refusal(RefusedError("rate_limited", "later", retry_after=0.5))
-
-    assert json.loads(body) == {
-        "error": {"code": "rate_limited", "message": "later", "retry_after": 0.5}
-    }
-    assert headers == {
-        "Nats-Service-Error": "later",
-        "Nats-Service-Error-Code": "rate_limited",
-    }
-
-
-def test_without_a_wait_that_helps_none_is_told() -> None:
-    body, _ = refusal(RefusedError("malformed", "no"))
-
-    assert json.loads(body) == {"error": {"code": "malformed", "message": "no"}}
-
-
-@given(st.text())
-def test_no_text_adds_a_header_line(message: str) -> None:
-    _, headers = refusal(RefusedError("malformed", message))
-
-    assert headers["Nats-Service-Error"].isascii()
-    assert headers["Nats-Service-Error"].isprintable()
