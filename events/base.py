@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Literal, dataclass_transform
+from typing import Annotated, Any, ClassVar, Final, Literal, dataclass_transform
 
 import msgspec
 from msgspec import Meta
@@ -21,7 +22,8 @@ KeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
-RequestId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
+REQUEST_ID: Final = re.compile(r"^[A-Za-z0-9_-]{1,64}$(?!\n)")
+RequestId = Annotated[str, Meta(pattern=REQUEST_ID.pattern)]
 
 Ulid = Annotated[str, Meta(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$(?!\n)")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from msgspec import Meta
 
@@ -42,6 +42,7 @@ RefusalCode = Literal[
 """The closed list of error codes that a client can see (architecture, section 6)."""
 
 IdentityKind = Literal["service"]
+IDENTITY_KINDS: Final[tuple[IdentityKind, ...]] = get_args(IdentityKind)
 
 
 class LeafIssued(Event):

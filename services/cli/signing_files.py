@@ -6,9 +6,7 @@ certificate. A run that ends in that moment is finished by the next.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Final
 
 import msgspec
 from cryptography import x509
@@ -16,6 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from events.base import REQUEST_ID
 from events.subjects import encode_name
 from projections.bundle import Roots
 from services.cli.common import CliError, Exit
@@ -24,8 +23,6 @@ from services.nats_access.files import write_atomically
 from services.pki import spiffe
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def read_reply(reply: bytes) -> IssuedCert:
@@ -146,7 +143,7 @@ class SigningFiles:
             self._folder.rmdir()
 
     def _pending(self, request_id: str) -> tuple[Path, Path]:
-        if not _REQUEST_ID.fullmatch(request_id):
+        if not REQUEST_ID.fullmatch(request_id):
             raise CliError("a request id has 1 to 64 of A-Z, a-z, 0-9, _ and -", Exit.USAGE)
         stem = f".{self._stem}-{request_id}"
         return self._folder / f"{stem}-key.pem", self._folder / f"{stem}.csr"

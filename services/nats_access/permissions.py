@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Final, assert_never
 
 from events.base import Struct
+from events.leaves import IDENTITY_KINDS
 from events.subjects import BadNameError, Subjects, decode_name
 
-SIGN_KINDS: Final = ("service",)  # kinds of identities that a certificate can be asked for
+SIGN_KINDS: Final = IDENTITY_KINDS  # whatever there is a certificate for can be asked for
 EVERY_NAME: Final = "*"
 
 CLAIMS_UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import Final
 
 import msgspec
 
-from events.base import Struct
-from events.leaves import IdentityKind
+from events.base import REQUEST_ID, Struct
+from events.leaves import IDENTITY_KINDS, IdentityKind
 from events.subjects import BadNameError, SignSubject, Subjects, partition_of
 from services.pki import csr
 from services.refusals import RefusedError
 
 BODY_BYTES_MAX: Final = 64 * 1024
 MESSAGE_CHARS_MAX: Final = 500  # of what a refusal says: a client's own words may stand in it
-KINDS: Final[tuple[IdentityKind, ...]] = ("service",)
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BLANK: Final = b" \t\r\n"
 
 
@@ -68,7 +65,7 @@ def read_name(subjects: Subjects, subject: str) -> tuple[IdentityKind, str, int]
         asked = subjects.parse_work(subject)
     except BadNameError as error:
         raise RefusedError("bad_name", clip(str(error))) from error
-    for kind in KINDS:
+    for kind in IDENTITY_KINDS:
         if asked.kind == kind:
             _check_partition(subject, asked)
             return kind, asked.name, asked.partition
@@ -89,7 +86,7 @@ def read_request_id(body: bytes) -> str | None:
         told = _BODY.decode(body).request_id
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return told if isinstance(told, str) and _REQUEST_ID.fullmatch(told) else None
+    return told if isinstance(told, str) and REQUEST_ID.fullmatch(told) else None
 
 
 def clip(message: str) -> str:
@@ -110,11 +107,11 @@ def _read_json(body: bytes) -> tuple[bytes | None, str | None]:
     if told.csr is not None and not isinstance(told.csr, str):
         raise RefusedError("malformed", "csr is not a string with a PEM")
     if told.request_id is not None and not (
-        isinstance(told.request_id, str) and _REQUEST_ID.fullmatch(told.request_id)
+        isinstance(told.request_id, str) and REQUEST_ID.fullmatch(told.request_id)
     ):
         raise RefusedError("bad_request_id", "a request id has 1 to 64 of A-Z, a-z, 0-9, _ and -")
     return None if told.csr is None else told.csr.encode(), told.request_id
 
 
 def _choice() -> str:
-    return " or ".join(KINDS)
+    return " or ".join(IDENTITY_KINDS)
