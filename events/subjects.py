@@ -142,11 +142,6 @@ class Subjects:
         """Return the subject of what a signer did."""
         return f"ca.{self.datacenter}.ledger.leaves.{signer}"
 
-    def live_of(self, ledger_subject: str) -> str:
-        """Return where an entry on this subject of the ledger is heard once it is stored."""
-        prefix = f"ca.{self.datacenter}.ledger."
-        return f"ca.{self.datacenter}.live.{ledger_subject.removeprefix(prefix)}"
-
     def sign(self, kind: str, name: str) -> str:
         """Return the subject on which a certificate for this identity is asked for."""
         return f"ca.{self.datacenter}.sign.{kind}.{encode_name(name)}"

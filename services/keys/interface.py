@@ -48,10 +48,6 @@ class KeyStore(Protocol):
         """Make a key pair and keep it; returns once it is durable."""
         ...
 
-    async def public(self, key_id: str) -> PublicKey:
-        """Return the public half. Raises KeyNotFoundError."""
-        ...
-
     async def sign(self, key_id: str, message: bytes) -> bytes:
         """Sign with SHA-256: ECDSA (a DER signature) or RSASSA-PKCS1-v1_5.
 

@@ -8,7 +8,6 @@ import re
 from typing import Final, Literal
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -88,13 +87,6 @@ class SealedKeyStore:
         await self._bucket.write(key_id, msgspec.json.encode(record), expected=0)
         self._unsealed[key_id] = private
         return public
-
-    async def public(self, key_id: str) -> PublicKey:
-        """Return the public half. Raises KeyNotFoundError."""
-        if key_id not in self._unsealed:
-            record = await self._find(key_id)
-            return _load_public(record.public)
-        return self._unsealed[key_id].public_key()
 
     async def sign(self, key_id: str, message: bytes) -> bytes:
         """Sign with SHA-256: ECDSA (a DER signature) or RSASSA-PKCS1-v1_5.
@@ -180,16 +172,6 @@ def _spki(public: PublicKey) -> bytes:
     return public.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-
-
-def _load_public(spki: bytes) -> PublicKey:
-    try:
-        public = serialization.load_der_public_key(spki)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise SealBrokenError("a stored public key is none") from error
-    if not isinstance(public, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
-        raise SealBrokenError("a stored public key is of no type that we make")
-    return public
 
 
 def _checked(key_id: str) -> str:

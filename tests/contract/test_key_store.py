@@ -83,7 +83,6 @@ async def test_what_a_key_signs_verifies_with_its_public_half(
 
     verify(public, await store.sign(key_id, b"message"), b"message")
     assert certificates.key_type_and_bits(public) == (key_type, bits)
-    assert certificates.key_id(await store.public(key_id)) == key_id
 
 
 async def test_a_store_lists_its_keys_with_when_they_were_made(store: KeyStore) -> None:
@@ -105,16 +104,12 @@ async def test_a_destroyed_key_is_gone_and_destroying_it_again_is_nothing(store:
     assert [key.key_id for key in await store.stored()] == [kept]
     with pytest.raises(KeyNotFoundError):
         await store.sign(gone, b"message")
-    with pytest.raises(KeyNotFoundError):
-        await store.public(gone)
 
 
 @pytest.mark.parametrize("key_id", ["00" * 32, "", "*", ">", "a.b", "AB" * 32])
 async def test_a_key_that_is_not_there_is_not_found(store: KeyStore, key_id: str) -> None:
     with pytest.raises(KeyNotFoundError):
         await store.sign(key_id, b"message")
-    with pytest.raises(KeyNotFoundError):
-        await store.public(key_id)
 
 
 @pytest.mark.parametrize(("key_type", "bits"), [("ec", 224), ("ec", 521), ("rsa", 1024)])
@@ -163,7 +158,6 @@ async def test_a_wrong_key_encryption_key_is_said_and_changes_nothing(
     for attempt in (
         wrong.check(),
         wrong.sign(key_id, b"message"),
-        wrong.public(key_id),
         wrong.create(SIGNING),
     ):
         with pytest.raises(WrongKeyEncryptionKeyError, match="nothing was changed"):

@@ -170,8 +170,3 @@ def test_a_subject_of_the_ledger_is_read_back() -> None:
 def test_any_other_subject_is_none_of_the_ledgers(subject: str) -> None:
     with pytest.raises(BadNameError):
         LedgerSubject.parse(subject, datacenter="dc1")
-
-
-def test_every_subject_of_the_ledger_is_heard_live_under_one_name() -> None:
-    assert SUBJECTS.live_of(SUBJECTS.authority) == SUBJECTS.live_authority
-    assert SUBJECTS.live_of(SUBJECTS.leaves("S")) == "ca.dc1.live.leaves.S"

@@ -24,9 +24,6 @@ class KeysInMemory:
         self._keys[key_id] = (private, stored)
         return private.public_key()
 
-    async def public(self, key_id: str) -> PublicKey:
-        return self._find(key_id).public_key()
-
     async def sign(self, key_id: str, message: bytes) -> bytes:
         return sign_with(self._find(key_id), message)
 
