@@ -27,6 +27,10 @@ class SetupError(Exception):
     """The servers or streams are not as they must be; the text says what, and what to do."""
 
 
+class SilentServerError(SetupError):
+    """All servers that answered are durable, but one that they know did not answer."""
+
+
 class _Info(Struct):
     config: Settings
     state: _State
@@ -80,7 +84,7 @@ async def create(
     found = {each["name"]: await _info(nc, each["name"]) for each in settings}
     for each in settings:
         if (info := found[each["name"]]) is not None:
-            _compare(each, info.config)
+            compare(each, info.config)
     missing = [each for each in settings if found[each["name"]] is None]
     used = [name for name, info in found.items() if info is not None and info.state.last_seq > 0]
     if missing and used:
@@ -100,7 +104,7 @@ async def check(
 ) -> None:
     """Raise SetupError where a stream is missing or differs from what `create` makes.
 
-    The number of replicas is the operator's to change.
+    The number of replicas is the operator's to change, and whatever else `compare` lets pass.
     """
     for each in stream_settings(subjects, replicas=1, duplicate_window=duplicate_window):
         del each["num_replicas"]
@@ -110,21 +114,28 @@ async def check(
                 f"{each['name']}: no such stream; run `caledger init` first. If that was done, the "
                 "server may have the wrong JetStream encryption key or store folder"
             )
-        _compare(each, info.config)
+        compare(each, info.config)
 
 
 async def check_durability(nc: Client, subjects: Subjects) -> None:
     """Raise SetupError unless every server flushes each write before it is acknowledged.
 
     With JetStream's default an acknowledged write may be lost for two minutes (architecture, 3).
+    Raises SilentServerError where one that the others are connected to does not say.
     """
-    for name, data in await _servers(nc, subjects):
+    found = await _servers(nc, subjects)
+    for name, data in sorted(found.items()):
         config = data.jetstream.config
         if config is not None and not config.sync_always:  # one without JetStream keeps nothing
             raise SetupError(
                 f"nats-server {name} may lose acknowledged writes: set "
                 "`jetstream { sync_interval: always }` in its configuration and restart it"
             )
+    if len(found) < (number := _known(found)):
+        raise SilentServerError(
+            f"of {number} servers only {', '.join(sorted(found))} said in {MISSING_SECONDS:g} s "
+            "whether they are durable"
+        ) from UnreachableError("a server did not answer")
 
 
 class _Server(Struct):
@@ -149,8 +160,8 @@ class _Varz(Struct):
     data: _Settings = _Settings()
 
 
-async def _servers(nc: Client, subjects: Subjects) -> list[tuple[str, _Settings]]:
-    """Ask all servers for their settings at once: (name, settings) of each that answered.
+async def _servers(nc: Client, subjects: Subjects) -> dict[str, _Settings]:
+    """Ask all servers for their settings at once: of each that answered, by its name.
 
     Those that any of them is connected to must be among these: a slow one keeps data as well. One
     that is down is not waited for; as it comes back, nobody has been told that it is durable.
@@ -175,12 +186,7 @@ async def _servers(nc: Client, subjects: Subjects) -> list[tuple[str, _Settings]
             f"{subjects.varz}: no server says whether it is durable; account CA must import "
             "$SYS.REQ.SERVER.PING.VARZ from account SYS under this name"
         ) from UnreachableError("no answer")
-    if len(found) < (number := _known(found)):
-        raise SetupError(
-            f"of {number} servers only {', '.join(sorted(found))} said in {MISSING_SECONDS:g} s "
-            "whether they are durable"
-        ) from UnreachableError("a server did not answer")
-    return sorted(found.items())
+    return found
 
 
 async def _collect(answers: asyncio.Queue[Msg], found: dict[str, _Settings]) -> None:
@@ -236,31 +242,46 @@ def _bucket(subjects: Subjects, bucket: str, replicas: int) -> Settings:
     }
 
 
-# Settings that none of our streams has: they lose, add or rename messages.
-_ABSENT: Final = (
-    "mirror",
-    "sources",
-    "subject_transform",
-    "first_seq",
-    "no_ack",
-    "discard_new_per_subject",
-    "subject_delete_marker_ttl",  # nats-server allows rollups and purges with it
+# What the operator may choose, since no message is lost, changed, doubled or hidden by it.
+_FREE: Final = frozenset(
+    {
+        "description",
+        "metadata",
+        "num_replicas",
+        "placement",
+        "compression",
+        "max_consumers",
+        "consumer_limits",
+        "duplicate_window",  # where we name none: nothing that goes there has a message id
+    }
 )
 
 
-def _compare(wanted: Settings, config: Settings) -> None:
+def compare(wanted: Settings, found: Settings) -> None:
+    """Raise SetupError unless a stream is as we want it, and has nothing set beyond that.
+
+    `found` is what JetStream says, which leaves some settings out that are not set. One of a later
+    version, which nobody here knows, is refused as well: it may take messages away (as a TTL does).
+    """
     name = wanted["name"]
     for setting, value in wanted.items():
-        if config.get(setting) != value:
+        if not _same(found.get(setting), value):
             raise SetupError(
-                f"{name}: setting {setting} is {config.get(setting)!r} and must be {value!r}; "
+                f"{name}: setting {setting} is {found.get(setting)!r} and must be {value!r}; "
                 f"set it with `nats stream edit {name}`"
             )
-    for setting in _ABSENT:
-        if config.get(setting):
-            raise SetupError(f"{name}: setting {setting} is {config[setting]!r} and must be unset")
-    if config.get("persist_mode", "default") != "default":
-        raise SetupError(f"{name}: setting persist_mode is 'async': acknowledged writes are lost")
+    for setting, value in found.items():
+        if setting in wanted or setting in _FREE or _same(value, None):
+            continue
+        raise SetupError(
+            f"{name}: setting {setting} is {value!r} and must be unset: nobody here knows that it "
+            f"keeps every message as it is. Unset it with `nats stream edit {name}`; what JetStream never unsets (allow_msg_ttl) takes `nats stream backup`, and "
+            "`nats stream restore --config` without it"
+        )
+
+
+def _same(found: object, wanted: object) -> bool:
+    return found == wanted or not (found or wanted)
 
 
 async def _info(nc: Client, name: str) -> _Info | None:

@@ -110,6 +110,8 @@ async def test_a_setting_that_drifted_is_named(
         ("subject_transform", {"src": "ca.dc1.roots.log", "dest": "ca.dc1.roots.other"}),
         ("sources", [{"name": "ELSEWHERE"}]),
         ("persist_mode", "async"),
+        ("first_seq", 7),
+        ("no_ack", True),
     ],
 )
 async def test_a_setting_that_none_of_our_streams_has_is_named(
@@ -122,6 +124,44 @@ async def test_a_setting_that_none_of_our_streams_has_is_named(
 
     with pytest.raises(SetupError, match=f"CA_ROOTS_dc1: setting {setting}"):
         await streams.check(nc, SUBJECTS)
+
+
+@pytest.mark.parametrize(
+    "stream", ["CA_LEDGER", "CA_ROOTS", "KV_CA_ROOT_KEYS", "KV_CA_SIGNING_KEYS"]
+)
+@pytest.mark.parametrize("setting", ["allow_msg_ttl", "allow_batched"])
+async def test_no_message_may_take_itself_away_or_come_in_a_way_that_we_do_not_use(
+    nc: Client, stream: str, setting: str
+) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+    await edit(nc, f"{stream}_dc1", **{setting: True})
+
+    with pytest.raises(SetupError, match=f"{stream}_dc1: setting {setting} is True and must be"):
+        await streams.check(nc, SUBJECTS)
+
+
+async def test_a_bucket_is_not_republished_to_where_others_hear_it(nc: Client) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+    await edit(nc, NAMES[3], republish={"src": ">", "dest": "elsewhere.>"})
+
+    with pytest.raises(SetupError, match=f"{NAMES[3]}: setting republish is .* must be unset"):
+        await streams.check(nc, SUBJECTS)
+
+
+async def test_settings_that_do_nothing_to_messages_are_the_operators_to_change(nc: Client) -> None:
+    await streams.create(nc, SUBJECTS, replicas=1)
+    for name in NAMES:
+        await edit(
+            nc,
+            name,
+            description="of the CA",
+            metadata={"owner": "platform"},
+            compression="s2",
+            max_consumers=10,
+            consumer_limits={"max_ack_pending": 10},
+        )
+
+    await streams.check(nc, SUBJECTS)
 
 
 async def test_the_replicas_are_the_operators_to_change_but_not_by_init(nc: Client) -> None:
