@@ -42,8 +42,9 @@ class Envelope(Struct, omit_defaults=True):
     time: Moment
     datacontenttype: Literal["application/json"]
     data: Raw
-    correlationid: str | None = None  # all events of one operation share it
-    causationid: str | None = None  # id of the event or request that led to this one
+    # of an authority decision's other events, and of its grants: the id of its first event
+    correlationid: str | None = None
+    causationid: str | None = None  # id of what led to this one; nobody sets it yet
     # authority entries only
     term: Term | None = None  # the leader's, that the decision was made under
     expectedsequence: Sequence | None = None  # the authority entry that the decision was made on

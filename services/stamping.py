@@ -24,14 +24,9 @@ class Stamper:
         self._last_time = datetime.min.replace(tzinfo=UTC)
 
     def stamp(
-        self,
-        event: AnyEvent,
-        *,
-        subject: str,
-        correlation_id: str | None = None,
-        causation_id: str | None = None,
+        self, event: AnyEvent, *, subject: str, correlation_id: str | None = None
     ) -> NewEvent:
-        """Return the event as it will be recorded.
+        """Return the event as it will be recorded; `correlation_id`: of what it belongs to.
 
         Where the clock went back, the last time is used again until the clock has passed it.
         """
@@ -44,7 +39,6 @@ class Stamper:
             time=self._last_time,
             event=event,
             correlation_id=correlation_id,
-            causation_id=causation_id,
         )
 
     def _next_id(self, millisecond: int) -> str:

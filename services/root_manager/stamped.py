@@ -17,18 +17,27 @@ from services.root_manager.decide import Decision
 from services.stamping import Stamper
 
 
-def events(decision: Decision, stamper: Stamper, *, datacenter: str) -> list[NewEvent]:
-    """Return the authority entry's events."""
-    return [stamper.stamp(e, subject=_about(e, datacenter)) for e in decision.events]
+def stamped(
+    decision: Decision, stamper: Stamper, *, datacenter: str
+) -> tuple[list[NewEvent], list[Grant]]:
+    """Return the authority entry's events, and the grant messages of the same atomic append.
 
-
-def grants(decision: Decision, stamper: Stamper) -> list[Grant]:
-    """Return the grant messages of the same atomic append, in the order that was decided."""
-    found = []
+    In the order that was decided. All but the first event name that one's id as what they belong
+    to.
+    """
+    first, *others = decision.events
+    events = [stamper.stamp(first, subject=_about(first, datacenter))]
+    belongs_to = events[0].id
+    events += [
+        stamper.stamp(event, subject=_about(event, datacenter), correlation_id=belongs_to)
+        for event in others
+    ]
+    grants = []
     for event in decision.grants:
         signer = event.assignment.signer if isinstance(event, GrantGiven) else event.signer
-        found.append(Grant(signer=signer, event=stamper.stamp(event, subject=signer)))
-    return found
+        new = stamper.stamp(event, subject=signer, correlation_id=belongs_to)
+        grants.append(Grant(signer=signer, event=new))
+    return events, grants
 
 
 def _about(event: AuthorityEvent, datacenter: str) -> str:

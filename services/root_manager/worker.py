@@ -16,7 +16,7 @@ from services.deciding import Decided, Deciding
 from services.following import AuthorityFollower
 from services.keys.buckets import root_keys, signing_keys
 from services.leases import Leases, read_leases
-from services.root_manager import ceremony, stamped
+from services.root_manager import ceremony
 from services.root_manager.assignment import SignerRun
 from services.root_manager.decide import (
     Acting,
@@ -27,6 +27,7 @@ from services.root_manager.decide import (
     leads,
 )
 from services.root_manager.roots import RootChanges, RootsService
+from services.root_manager.stamped import stamped
 from services.root_manager.unrecorded import destroy_unrecorded
 from services.stamping import Stamper, source
 from services.startup import Worker, opened
@@ -115,11 +116,8 @@ class RootManager:
             if not decision.events:
                 return None
             reached("root_manager.decided")
-            return Decided(
-                events=stamped.events(decision, self._stamper, datacenter=state.datacenter),
-                term=acting.term,
-                grants=stamped.grants(decision, self._stamper),
-            )
+            events, grants = stamped(decision, self._stamper, datacenter=state.datacenter)
+            return Decided(events=events, term=acting.term, grants=grants)
 
         if await self._deciding.carry_out(decided) is None:
             return False

@@ -34,9 +34,9 @@ from services.following import AuthorityFollower
 from services.keys.kek import KeyEncryptionKey
 from services.keys.sealed import SealedKeyStore
 from services.replicator.worker import replicate
-from services.root_manager import stamped
 from services.root_manager.ceremony import Names, make_authority
 from services.root_manager.decide import Acting, Decision, Initialise, decide
+from services.root_manager.stamped import stamped
 from services.signer.signer import Signer
 from services.stamping import Stamper, source
 from services.waiting import cancelled
@@ -236,11 +236,9 @@ class Datacenter:
 
     async def _append(self, decision: Decision) -> int:
         state = await self._follower.catch_up()
+        events, grants = stamped(decision, self._stamper, datacenter=DATACENTER)
         appended = await self.ledger.append_authority(
-            stamped.events(decision, self._stamper, datacenter=DATACENTER),
-            term=1,
-            expected_sequence=state.position,
-            grants=stamped.grants(decision, self._stamper),
+            events, term=1, expected_sequence=state.position, grants=grants
         )
         return appended.sequence
 
@@ -275,6 +273,7 @@ class Datacenter:
         """Return a signer that does not run yet."""
         return Signer(
             nc=nc,
+            requests=nc,
             subjects=self.subjects,
             ledger=JetStreamLedger(nc, self.subjects),
             keystore=self.new_keystore(nc),

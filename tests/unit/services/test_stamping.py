@@ -56,11 +56,11 @@ def test_an_id_is_never_used_twice_even_if_chance_repeats_itself() -> None:
     assert all(ULID.from_str(event_id) for event_id in ids)
 
 
-def test_an_event_says_who_recorded_it_and_what_led_to_it() -> None:
+def test_an_event_says_who_recorded_it_and_what_it_belongs_to() -> None:
     stamper = Stamper(source("dc1", "root-manager", "n1"), Clock(NOON), SystemEntropy())
 
-    new = stamper.stamp(EVENT, subject="aa:bb", correlation_id="c", causation_id="d")
+    new = stamper.stamp(EVENT, subject="aa:bb", correlation_id="c")
 
     assert new.source == "/caledger/dc1/root-manager/n1"
-    assert (new.subject, new.correlation_id, new.causation_id) == ("aa:bb", "c", "d")
+    assert (new.subject, new.correlation_id, new.causation_id) == ("aa:bb", "c", None)
     assert new.event is EVENT
