@@ -83,8 +83,9 @@ def _write_server(layout: NatsLayout, node: NodeConfig, *, advertise: tuple[str,
     accounts.conf, which it has to include, is written.
     """
     ours = node.nats.ca in (None, layout.transport_ca) or node.embedded is not None
-    url = urlparse(node.nats.servers[0])
+    url, *others = (urlparse(server) for server in node.nats.servers)
     host = url.hostname or "127.0.0.1"
+    advertise = (*advertise, *(other.hostname for other in others if other.hostname))
     listen = host if route.is_loopback(host) else "0.0.0.0"  # noqa: S104 - with TLS only
     if node.embedded is not None:
         listen = host = node.embedded.listen
@@ -93,7 +94,7 @@ def _write_server(layout: NatsLayout, node: NodeConfig, *, advertise: tuple[str,
         files = None
         if node.nats.ca is not None:
             files = tls.ensure(
-                layout.tls,
+                layout.tls.resolve(),  # nats-server takes it relative to where it is started
                 listen=host,
                 kek=nats_kek(layout.data),
                 datacenter=layout.datacenter,

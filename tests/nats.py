@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -247,6 +248,23 @@ async def connect(urls: Sequence[str], **options: Any) -> Client:
     async with asyncio.timeout(READY_SECONDS):
         await nc.connect(list(urls), **{**defaults, **options})
     return nc
+
+
+async def leader_of(nc: Client, stream: str) -> str:
+    """Return the name of the server that leads a stream, once there is one."""
+    while True:
+        cluster = (await ask_api(nc, f"STREAM.INFO.{stream}")).get("cluster")
+        if isinstance(cluster, dict) and cluster.get("leader"):
+            return str(cluster["leader"])
+        await asyncio.sleep(0.1)
+
+
+async def ask_api(nc: Client, name: str) -> Mapping[str, object]:
+    """Return what JetStream's API answers; nothing where it does not."""
+    with suppress(NatsError):
+        answer: Mapping[str, object] = json.loads((await nc.request(f"$JS.API.{name}")).data)
+        return answer
+    return {}
 
 
 class _Client(Client):

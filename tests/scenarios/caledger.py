@@ -42,13 +42,23 @@ async def run(
     timeout: float = 60.0,
 ) -> Ran:
     """Run the `caledger` command to its end."""
+    command = (sys.executable, "-m", "services.cli", *map(str, arguments))
+    return await _to_its_end(*command, cwd=cwd, environment=environment or {}, timeout=timeout)
+
+
+async def shell(script: str, *, cwd: Path, timeout: float = 60.0) -> Ran:
+    """Run what a document shows; `caledger` is ours."""
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return await _to_its_end("bash", "-euc", script, cwd=cwd, environment=path, timeout=timeout)
+
+
+async def _to_its_end(
+    *command: str, cwd: Path, environment: Mapping[str, str], timeout: float
+) -> Ran:
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.cli",
-        *map(str, arguments),
+        *command,
         cwd=cwd,
-        env={**clean_environment(), **(environment or {})},
+        env={**clean_environment(), **environment},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -69,7 +79,41 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
-class Caledger:
+class Datacenter:
+    """A node's folder in `folder`/data whose servers run: who asks it, and commands on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self._clients: list[CaClient] = []
+
+    async def client(self, user: str = "admin") -> CaClient:
+        """Connect as a user of account CLIENTS; closed when it stops."""
+        target = find(data=self.data, context=None, user=user, datacenter=None, environment={})
+        client = await CaClient.connect(
+            target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
+        )
+        self._clients.append(client)
+        return client
+
+    async def run(
+        self,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> Ran:
+        """Run a `caledger` command on this node, in `folder`."""
+        settings = {"CALEDGER_DATA": str(self.data), **(environment or {})}
+        return await run(*arguments, cwd=self.folder, environment=settings, timeout=timeout)
+
+    async def close_clients(self) -> None:
+        """Close what `client` opened."""
+        for client in self._clients:
+            await client.close()
+        self._clients.clear()
+
+
+class Caledger(Datacenter):
     """`caledger dev` on `folder`/data; entered, it is ready; left, no process is left.
 
     Programs are named as in PROGRAMS. `environment` reaches every worker (breakpoints).
@@ -84,8 +128,7 @@ class Caledger:
         no_restart: Sequence[str] = (),
         port: int | None = None,
     ) -> None:
-        self.folder = folder
-        self.data = folder / "data"
+        super().__init__(folder)
         self.log_file = folder / "dev.log"
         self._out_file = folder / "dev.out"
         self.port = port or free_port()
@@ -94,7 +137,6 @@ class Caledger:
         if no_restart:
             self._environment["CALEDGER_TESTING_NO_RESTART"] = ",".join(no_restart)
         self._process: asyncio.subprocess.Process | None = None
-        self._clients: list[CaClient] = []
 
     @property
     def log(self) -> str:
@@ -183,9 +225,7 @@ class Caledger:
 
     async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it as an operator does; return its exit code."""
-        for client in self._clients:
-            await client.close()
-        self._clients.clear()
+        await self.close_clients()
         assert self._process is not None
         if self._process.returncode is None:
             self._process.send_signal(how)
@@ -201,25 +241,6 @@ class Caledger:
             return await asyncio.wait_for(self._process.wait(), timeout)
         except TimeoutError:
             raise AssertionError(f"it does not end\n{self.log[-6000:]}") from None
-
-    async def client(self, user: str = "admin") -> CaClient:
-        """Connect as a user of account CLIENTS; closed when it stops."""
-        target = find(data=self.data, context=None, user=user, datacenter=None, environment={})
-        client = await CaClient.connect(
-            target.servers, datacenter=target.datacenter, creds=target.creds, ca=target.ca
-        )
-        self._clients.append(client)
-        return client
-
-    async def run(
-        self,
-        *arguments: str | Path,
-        environment: Mapping[str, str] | None = None,
-        timeout: float = 60.0,
-    ) -> Ran:
-        """Run a `caledger` command on this node, in `folder`."""
-        settings = {"CALEDGER_DATA": str(self.data), **(environment or {})}
-        return await run(*arguments, cwd=self.folder, environment=settings, timeout=timeout)
 
     async def __aenter__(self) -> Self:
         try:

@@ -12,7 +12,7 @@ from events.envelope import Recorded, decode_entry
 from events.leaves import LeafIssued
 from events.signers import SignersAssigned
 from services.pki import pem
-from tests.scenarios.caledger import Caledger
+from tests.scenarios.caledger import Datacenter
 from tests.scenarios.load import Answer, Load
 
 VERIFY_SECONDS = 120.0
@@ -48,7 +48,7 @@ class Ledger(Struct):
         return len({leaf.at.sequence for leaf in self.leaves})
 
 
-async def replay(caledger: Caledger) -> Ledger:
+async def replay(caledger: Datacenter) -> Ledger:
     """Read the whole ledger as the auditor; a gap or an entry that is void ends this."""
     client = await caledger.client("auditor")
     entries = 0
@@ -70,7 +70,7 @@ async def replay(caledger: Caledger) -> Ledger:
     return Ledger(entries=entries, leaves=tuple(leaves), assigned=tuple(assigned))
 
 
-async def signing(caledger: Caledger, signers: int) -> Ledger:
+async def signing(caledger: Datacenter, signers: int) -> Ledger:
     """Wait until so many signers share the partitions: one is enough to be ready."""
     async with asyncio.timeout(ASSIGNED_SECONDS):
         while True:
@@ -80,7 +80,7 @@ async def signing(caledger: Caledger, signers: int) -> Ledger:
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
 
-async def check(caledger: Caledger, *loads: Load) -> Ledger:
+async def check(caledger: Datacenter, *loads: Load) -> Ledger:
     """Assert that nothing acknowledged is missing and nothing is double, and return the ledger.
 
     Every certificate that a client got is on the ledger once, byte for byte; no request has two;

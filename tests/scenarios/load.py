@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from typing import Self
 
 import msgspec
 from nats.aio.msg import Msg
@@ -18,13 +21,15 @@ from nats.errors import Error as NatsError
 
 from events.base import Struct
 from services import error_reply
-from services.client import ANSWER_SECONDS, CaClient, SigningRequest, patience
+from services.client import ANSWER_SECONDS, CaClient, NoAnswerError, SigningRequest, patience
 from services.clock import SystemEntropy
 from services.issued import IssuedCert
+from services.refusals import RefusedError
 from tests.factories import csr_pem, service_uri
-from tests.scenarios.caledger import Caledger
+from tests.scenarios.caledger import Datacenter
 
 CONNECTIONS = 4
+AGAIN_SECONDS = 0.1  # before who was told that nobody answered asks again
 
 
 class Request(Struct):
@@ -75,7 +80,7 @@ class Load:
 
     def __init__(
         self,
-        lines: Sequence[_Line],
+        lines: Sequence[Line],
         to_ask: Iterable[Request],
         *,
         clients: int,
@@ -96,17 +101,22 @@ class Load:
     @classmethod
     async def on(
         cls,
-        caledger: Caledger,
+        caledger: Datacenter,
         to_ask: Iterable[Request],
         *,
         clients: int,
         deadline: float = ANSWER_SECONDS,
         pause: float = 0.0,
+        as_ours: bool = False,
     ) -> Load:
-        """Connect; a client waits `pause` seconds between two requests."""
+        """Connect; a client waits `pause` seconds between two requests.
+
+        `as_ours`: they ask by `CaClient.sign`, and again where it says that nobody answered.
+        """
         domain = json.loads(await (await caledger.client()).roots())["TrustDomain"]
+        kind: type[Line] = OurLine if as_ours else ListeningLine
         lines = [
-            await _Line.open(await caledger.client(), domain)
+            await kind.open(await caledger.client(), domain)
             for _ in range(min(clients, CONNECTIONS))
         ]
         return cls(lines, to_ask, clients=clients, deadline=deadline, pause=pause)
@@ -160,7 +170,7 @@ class Load:
             f"{most:.0f} ms, longest wait {took[-1]:.2f} s; {again} sent again"
         )
 
-    async def _client(self, line: _Line) -> None:
+    async def _client(self, line: Line) -> None:
         for request in self._to_ask:
             told = await line.ask(request, self._deadline)
             if isinstance(told, Answer):
@@ -188,20 +198,69 @@ class _Waiting:
         self.sha256 = b""
 
 
-class _Line:
+class Line(ABC):
+    """One connection."""
+
+    def __init__(self) -> None:
+        self.contradictions: list[Request] = []
+
+    @classmethod
+    @abstractmethod
+    async def open(cls, client: CaClient, trust_domain: str) -> Self:
+        """Return a line of this client."""
+
+    @abstractmethod
+    async def ask(self, request: Request, deadline: float) -> Answer | Failed:
+        """Ask until there is an answer, or for `deadline` seconds."""
+
+
+class OurLine(Line):
+    """Our own client, and who uses it: told that nobody answered, asks again under the id."""
+
+    def __init__(self, client: CaClient, trust_domain: str) -> None:
+        super().__init__()
+        self._client = client
+        self._trust_domain = trust_domain
+
+    @classmethod
+    async def open(cls, client: CaClient, trust_domain: str) -> Self:
+        return cls(client, trust_domain)
+
+    async def ask(self, request: Request, deadline: float) -> Answer | Failed:
+        loop = asyncio.get_running_loop()
+        csr = _csr(request.service, self._trust_domain)
+        began, reason = loop.time(), "no answer"
+        for calls in itertools.count(1):
+            try:
+                told = await self._client.sign(request.service, csr, request_id=request.request_id)
+            except NoAnswerError as error:
+                reason = str(error)
+            except RefusedError as refused:
+                reason = f"{refused.code}: {refused}"
+                if refused.code != "not_ready":
+                    break
+            else:
+                return _answer(request, told, began=began, sendings=calls)
+            if loop.time() - began > deadline:
+                break
+            await asyncio.sleep(AGAIN_SECONDS)
+        return Failed(request=request, reason=reason, seconds=loop.time() - began)
+
+
+class ListeningLine(Line):
     """One connection, and the answers to everything that was asked on it."""
 
     def __init__(self, client: CaClient, trust_domain: str) -> None:
+        super().__init__()
         self._nc = client.nc
         self._subjects = client.subjects
         self._trust_domain = trust_domain
         self._inbox = client.nc.new_inbox()
         self._asked: list[_Waiting] = []
         self._entropy = SystemEntropy()
-        self.contradictions: list[Request] = []
 
     @classmethod
-    async def open(cls, client: CaClient, trust_domain: str) -> _Line:
+    async def open(cls, client: CaClient, trust_domain: str) -> Self:
         line = cls(client, trust_domain)
         await client.nc.subscribe(f"{line._inbox}.*", cb=line._heard)
         await client.nc.flush()
@@ -233,15 +292,7 @@ class _Line:
         waiting.first = loop.create_future()  # what it held is large, and is kept no longer
         if (error := _error(told)) is not None:
             return Failed(request=request, reason=error, seconds=seconds)
-        issued = msgspec.json.decode(told, type=IssuedCert)
-        return Answer(
-            request=request,
-            issued=issued,
-            certificate=_leaf_der(issued),
-            began=began,
-            seconds=seconds,
-            sendings=sendings,
-        )
+        return _answer(request, told, began=began, sendings=sendings)
 
     async def _heard(self, message: Msg) -> None:
         if (message.headers or {}).get("Status") == "503":
@@ -255,6 +306,18 @@ class _Line:
             waiting.first.set_result(message.data)
         elif waiting.sha256 != sha256:
             self.contradictions.append(waiting.request)
+
+
+def _answer(request: Request, told: bytes, *, began: float, sendings: int) -> Answer:
+    issued = msgspec.json.decode(told, type=IssuedCert)
+    return Answer(
+        request=request,
+        issued=issued,
+        certificate=_leaf_der(issued),
+        began=began,
+        seconds=asyncio.get_running_loop().time() - began,
+        sendings=sendings,
+    )
 
 
 def _error(data: bytes) -> str | None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import random
 import secrets
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
 
 import pytest
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
 
 from events.append import Append
 from events.envelope import Entry, Stored, decode_entry
@@ -25,7 +21,7 @@ from events.subjects import Subjects
 from services import streams
 from services.following import AuthorityFollower
 from tests.ledger import assigned, leaf, ulid
-from tests.nats import NatsCluster
+from tests.nats import NatsCluster, ask_api, leader_of
 from tests.scenarios.ledger_checker import History, check
 
 pytestmark = pytest.mark.slow
@@ -180,7 +176,7 @@ async def disturb(run: Run, seconds: float, at_least: int) -> None:
         if loop.time() > end and number >= at_least:
             return
         await asyncio.sleep(run.random.uniform(0.3, 1.2))
-        leader = await _leader(nc)
+        leader = await leader_of(nc, SUBJECTS.ledger_stream)
         fault = run.random.choice(["kill", "pause", "step down"])
         run.counts[fault] += 1
         match fault:
@@ -195,25 +191,8 @@ async def disturb(run: Run, seconds: float, at_least: int) -> None:
                 run.cluster.server(leader).resume()
             case _:
                 for _ in range(run.random.randint(1, 3)):
-                    await _ask_api(nc, f"STREAM.LEADER.STEPDOWN.{SUBJECTS.ledger_stream}")
+                    await ask_api(nc, f"STREAM.LEADER.STEPDOWN.{SUBJECTS.ledger_stream}")
                     await asyncio.sleep(run.random.uniform(0, 0.3))
-
-
-async def _leader(nc: Client) -> str:
-    """Return the name of the server that leads the ledger, once there is one."""
-    while True:
-        info = await _ask_api(nc, f"STREAM.INFO.{SUBJECTS.ledger_stream}")
-        cluster = info.get("cluster")
-        if isinstance(cluster, dict) and cluster.get("leader"):
-            return str(cluster["leader"])
-        await asyncio.sleep(0.1)
-
-
-async def _ask_api(nc: Client, name: str) -> Mapping[str, object]:
-    with suppress(NatsError):
-        answer: Mapping[str, object] = json.loads((await nc.request(f"$JS.API.{name}")).data)
-        return answer
-    return {}
 
 
 async def play(

@@ -14,19 +14,13 @@ import pytest
 import pytest_asyncio
 
 from events.leaves import RefusalCode
+from tests.scenarios import examples
 from tests.scenarios.caledger import Caledger, clean_environment
+from tests.scenarios.examples import example
 
-ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text()
+README = examples.README.read_text()
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("readme")]
-
-
-def example(name: str) -> str:
-    """Return the block of code that stands under this name."""
-    found = re.search(rf"<!-- test: {re.escape(name)} -->\n```\w+\n(.*?)\n```", README, re.DOTALL)
-    assert found is not None, f"the README has no example {name}"
-    return found[1]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -53,14 +47,14 @@ async def out_of(dev: Caledger, *command: str) -> str:
 
 
 async def test_the_five_minutes_end_with_a_verified_certificate(dev: Caledger) -> None:
-    out = await out_of(dev, "bash", "-euc", example("five-minutes.sh"))
+    out = await out_of(dev, "bash", "-euc", example(examples.README, "five-minutes.sh"))
 
     assert "web/web.pem: OK" in out
     assert "no faults" in out
 
 
 async def test_the_python_client_signs_watches_and_replays(dev: Caledger) -> None:
-    (dev.folder / "client.py").write_text(example("client.py"))
+    (dev.folder / "client.py").write_text(example(examples.README, "client.py"))
 
     out = await out_of(dev, sys.executable, "client.py")
 
@@ -71,7 +65,7 @@ async def test_the_python_client_signs_watches_and_replays(dev: Caledger) -> Non
 
 
 async def test_a_csr_made_with_openssl_is_signed(dev: Caledger) -> None:
-    await out_of(dev, "bash", "-euc", example("csr.sh"))
+    await out_of(dev, "bash", "-euc", example(examples.README, "csr.sh"))
 
     signed = await dev.run("sign", "service", "api", "--csr", "api.csr")
 
@@ -79,7 +73,7 @@ async def test_a_csr_made_with_openssl_is_signed(dev: Caledger) -> None:
 
 
 async def test_the_users_shown_are_added_and_shut_out(dev: Caledger) -> None:
-    out = await out_of(dev, "bash", "-euc", example("users.sh"))
+    out = await out_of(dev, "bash", "-euc", example(examples.README, "users.sh"))
 
     assert "shop is shut out" in out
 
