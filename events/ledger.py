@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from nats.aio.client import Client
@@ -60,9 +60,20 @@ class JetStreamLedger:
     OutcomeUnknownError.
     """
 
-    def __init__(self, nc: Client, subjects: Subjects, *, duplicate_window: float = 600.0) -> None:
-        """Write and read with `nc`; `duplicate_window` is the stream's, in seconds."""
+    def __init__(
+        self,
+        nc: Client,
+        subjects: Subjects,
+        *,
+        duplicate_window: float = 600.0,
+        durable: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Write and read with `nc`; `duplicate_window` is the stream's, in seconds.
+
+        Nothing is sent while `durable` says that a server may lose what it acknowledges.
+        """
         self._nc = nc
+        self._durable = durable
         self._subjects = subjects
         self._limit = duplicate_window / 2
         self._authority = asyncio.Lock()
@@ -190,6 +201,8 @@ class JetStreamLedger:
         if not self._nc.is_connected:
             # nats-py would keep it, and send it when nobody waits for it any more.
             return Later(reason="not connected")
+        if not self._durable():
+            return Later(reason="connected again, and not known yet whether writes are durable")
         try:
             if len(append.messages) == 1:
                 return await self._publish(append.messages[0], self._headers(append))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,10 +18,14 @@ from events.subjects import Subjects
 from services import streams, transport
 from services.clock import Clock, Entropy, SystemClock, SystemEntropy
 from services.config import NodeConfig
+from services.waiting import any_set, cancelled
 
 # Exit codes, as in services.process.Ended.
 NOT_DURABLE: Final = 1  # starting it again does not help
 CONNECTION_LOST: Final = 3  # start it again
+
+CHECK_SECONDS: Final = 60.0  # between two looks at the servers' durability
+CHECK_SOON_SECONDS: Final = 3.0  # where a server did not say
 
 _log = structlog.get_logger()
 
@@ -45,44 +49,97 @@ async def opened(config: NodeConfig, worker: str, *, wait: bool = True) -> Async
     Waits for a server that is not there yet; without `wait` raises UnreachableError. Raises
     SetupError where an acknowledged write could be lost, or where a stream is missing or differs
     from what `caledger init` made: no worker ever makes one. Durability is checked again after each
-    reconnect: a server may come back with other settings, and then the process ends.
+    reconnect, before anything is appended, and every minute: a server may come back with other
+    settings, and then the process ends.
     """
     subjects = Subjects(config.datacenter)
-    checks: set[asyncio.Task[None]] = set()
-
-    async def reconnected() -> None:
-        # nats-py waits for this before it goes on, and the check needs it to go on.
-        check = asyncio.create_task(_still_durable(nc, subjects))
-        checks.add(check)
-        check.add_done_callback(checks.discard)
-
-    nc = await transport.connect(
-        config.nats.servers,
-        creds=config.creds_file(worker),
-        ca=config.nats.ca,
-        name=f"{worker} {config.node}",
-        on_closed=_end_process,
-        on_reconnected=reconnected,
+    durability = _Durability(subjects)
+    nc = await connected(
+        config,
+        worker,
+        on_disconnected=durability.lost,
+        on_reconnected=durability.reconnected,
         wait=wait,
     )
+    watching = None
     window = config.duplicate_window_seconds
     try:
         await streams.check_durability(nc, subjects)
         await streams.check(nc, subjects, duplicate_window=window)
-        ledger = JetStreamLedger(nc, subjects, duplicate_window=window)
+        watching = asyncio.create_task(durability.watch(nc))
+        ledger = JetStreamLedger(
+            nc, subjects, duplicate_window=window, durable=lambda: durability.known
+        )
         yield Worker(nc=nc, subjects=subjects, ledger=ledger, config=config)
     finally:
+        if watching is not None:
+            await cancelled(watching)
         await nc.close()
 
 
-async def _still_durable(nc: Client, subjects: Subjects) -> None:
-    try:
-        await streams.check_durability(nc, subjects)
-    except streams.SetupError as error:
-        if isinstance(error.__cause__, LedgerError):
-            return  # it is away again; the next reconnect asks again
-        _log.error("ending: what would be acknowledged could be lost", error=str(error))
-        os._exit(NOT_DURABLE)
+async def connected(
+    config: NodeConfig,
+    worker: str,
+    *,
+    what: str = "",
+    on_disconnected: Callable[[], None] | None = None,
+    on_reconnected: Callable[[], Awaitable[None]] | None = None,
+    wait: bool = True,
+) -> Client:
+    """Return a connection as `worker`, called so and `what` it is for; raises TransportError."""
+    return await transport.connect(
+        config.nats.servers,
+        creds=config.creds_file(worker),
+        ca=config.nats.ca,
+        name=" ".join(filter(None, (worker, config.node, what))),
+        on_closed=_end_process,
+        on_disconnected=on_disconnected,
+        on_reconnected=on_reconnected,
+        wait=wait,
+    )
+
+
+class _Durability:
+    """Whether the servers are known to keep what they acknowledge; looks again and again."""
+
+    def __init__(self, subjects: Subjects) -> None:
+        self._subjects = subjects
+        self._again = asyncio.Event()
+        self._losses = 0
+        self.known = True
+
+    def lost(self) -> None:
+        """Take note that the connection is away: who comes back may be another."""
+        self._losses += 1
+        self.known = False
+
+    async def reconnected(self) -> None:
+        """Look again, but not now: nats-py waits for this before it goes on."""
+        self._again.set()
+
+    async def watch(self, nc: Client) -> None:
+        """Look again whenever it is not known, and every minute; ends the process if they do not.
+
+        A server that does not answer acknowledges nothing either: it holds nobody up, and is asked
+        again soon.
+        """
+        pause = CHECK_SECONDS
+        while True:
+            await any_set(self._again, timeout=pause)
+            self._again.clear()
+            losses = self._losses
+            pause = CHECK_SECONDS
+            try:
+                await streams.check_durability(nc, self._subjects)
+            except streams.SilentServerError:
+                pause = CHECK_SOON_SECONDS
+            except streams.SetupError as error:
+                if isinstance(error.__cause__, LedgerError):
+                    pause = CHECK_SOON_SECONDS  # it is away again
+                    continue
+                _log.error("ending: what would be acknowledged could be lost", error=str(error))
+                os._exit(NOT_DURABLE)
+            self.known = self.known or losses == self._losses
 
 
 def _end_process() -> None:

@@ -275,8 +275,9 @@ def compare(wanted: Settings, found: Settings) -> None:
             continue
         raise SetupError(
             f"{name}: setting {setting} is {value!r} and must be unset: nobody here knows that it "
-            f"keeps every message as it is. Unset it with `nats stream edit {name}`; what JetStream never unsets (allow_msg_ttl) takes `nats stream backup`, and "
-            "`nats stream restore --config` without it"
+            f"keeps every message as it is. Unset it with `nats stream edit {name}`; what "
+            "JetStream never unsets (allow_msg_ttl) takes `nats stream backup`, and `nats stream "
+            "restore --config` without it"
         )
 
 

@@ -70,6 +70,7 @@ async def connect(
     name: str,
     on_permission_error: Callable[[str], None] | None = None,
     on_closed: Callable[[], None] | None = None,
+    on_disconnected: Callable[[], None] | None = None,
     on_reconnected: Callable[[], Awaitable[None]] | None = None,
     wait: bool = False,
 ) -> Client:
@@ -81,7 +82,8 @@ async def connect(
 
     `on_permission_error` hears the subject of every publish or subscription that was refused.
     `on_closed` is called when the connection has ended for good, and not by `close`: the server
-    said that it must (a user revoked or expired). `on_reconnected` is awaited after each reconnect.
+    said that it must (a user revoked or expired). `on_disconnected` is called before it is tried to
+    connect again, `on_reconnected` is awaited after that.
     `wait`: try for ever, and say so.
 
     Raises SetupError, and (not with `wait`) UnreachableError, NotSecureError or NotPermittedError.
@@ -91,7 +93,9 @@ async def connect(
     log = _log.bind(connection=name)
 
     async def once() -> Client:
-        client = _Client(route, log, on_permission_error, on_closed, on_reconnected)
+        client = _Client(
+            route, log, on_permission_error, on_closed, on_disconnected, on_reconnected
+        )
         await client.open(creds=creds, inbox_prefix=prefix, name=name)
         return client
 
@@ -118,6 +122,7 @@ class _Client(Client):
         log: structlog.typing.FilteringBoundLogger,
         on_permission_error: Callable[[str], None] | None,
         on_closed: Callable[[], None] | None,
+        on_disconnected: Callable[[], None] | None,
         on_reconnected: Callable[[], Awaitable[None]] | None,
     ) -> None:
         super().__init__()
@@ -125,6 +130,7 @@ class _Client(Client):
         self._log = log
         self._on_permission_error = on_permission_error
         self._on_closed = on_closed
+        self._on_disconnected = on_disconnected
         self._on_reconnected = on_reconnected
         self._asked: dict[
             str, str
@@ -263,6 +269,8 @@ class _Client(Client):
     async def _disconnected(self) -> None:
         if self._opened and not self.is_closed:
             self._log.warning("lost the connection to nats-server; trying again")
+            if self._on_disconnected is not None:
+                self._on_disconnected()
 
     async def _reconnected(self) -> None:
         url = self.connected_url

@@ -19,7 +19,7 @@ from services.clock import SystemClock
 from services.config import NodeConfig
 from services.nats_access import provision, server_process, users
 from services.node_file import NodeOptions, config_file
-from services.readiness import until_ready, until_settled
+from services.readiness import probe_names, until_ready, until_settled
 from services.setup_node import nats_kek, server_conf, set_up
 from services.supervisor import Program, Supervisor, until
 from services.transport import UnreachableError
@@ -105,7 +105,13 @@ async def _say_ready(config: NodeConfig, data: Path, signers: int) -> None:
     Asked again when all signers have come: only then is it they who answer.
     """
     creds = data / "run" / "ready.creds"
-    users.issue_ready(provision.load(data), creds, kek=nats_kek(data), clock=SystemClock())
+    users.issue_ready(
+        provision.load(data),
+        creds,
+        services=probe_names(),
+        kek=nats_kek(data),
+        clock=SystemClock(),
+    )
     try:
         client = await _connected(config, creds)
         try:

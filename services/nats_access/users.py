@@ -23,16 +23,14 @@ from services.nats_access.accounts import user_claims
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import CLIENTS_SIGNING, NatsLayout
 from services.nats_access.permissions import (
-    EVERY_NAME,
     READY,
     RESERVED_NAMES,
-    SIGN_KINDS,
     Permissions,
     Role,
     permissions,
 )
 
-READY_LASTS: Final = timedelta(hours=1)
+READY_LASTS: Final = timedelta(minutes=20)
 
 FIRST_USERS: Final = (Role.ADMIN, Role.AUDITOR)  # made with the folder
 
@@ -206,10 +204,12 @@ def issue(
     jwt.write_creds(creds, token, key.seed)
 
 
-def issue_ready(layout: NatsLayout, creds: Path, *, kek: bytes, clock: Clock) -> None:
-    """Write creds for an hour, for who asks whether every partition answers; raises SeedError.
+def issue_ready(
+    layout: NatsLayout, creds: Path, *, services: Sequence[str], kek: bytes, clock: Clock
+) -> None:
+    """Write creds for who asks whether every partition answers, for these names; raises SeedError.
 
-    They are in no register: they expire by themselves, and depend on no user being in force.
+    They are in no register: they expire soon by themselves, and depend on no user being in force.
     """
     now = clock.now()
     issue(
@@ -217,7 +217,7 @@ def issue_ready(layout: NatsLayout, creds: Path, *, kek: bytes, clock: Clock) ->
         seeds.Nkey.generate(seeds.Kind.USER),
         name=READY,
         allowed=permissions(
-            Role.CLIENT, layout.subjects, user=READY, sign=[f"{SIGN_KINDS[0]}.{EVERY_NAME}"]
+            Role.CLIENT, layout.subjects, user=READY, sign=[f"service.{name}" for name in services]
         ),
         signer=seeds.load(layout.seed(CLIENTS_SIGNING), kek),
         account=jwt.read(layout.token("clients")).sub,

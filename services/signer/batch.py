@@ -54,8 +54,8 @@ class GroupCommit(Generic[Item, Ready]):
         self._flying = False
 
     def put(self, items: Iterable[Item]) -> list[Item]:
-        """Take items in; returns those that there is no room for."""
-        left = [item for item in items if not self._queue.put(item)]
+        """Take items in; returns those that there is no room for, taken in before or now."""
+        left = [dropped for item in items for dropped in self._queue.put(item)]
         if not self._flying or len(self._queue) >= CHUNK:
             self._wake.set()
         return left

@@ -8,7 +8,6 @@ from typing import Final, Generic, Protocol, TypeVar
 
 ITEMS_MAX: Final = 2_048
 BYTES_MAX: Final = 16 * 1024 * 1024
-SHARE: Final = 4  # one who asks may take so much of it: 1/4
 
 Asker = str | None
 
@@ -31,7 +30,11 @@ Item = TypeVar("Item", bound=Queued)
 
 
 class FairQueue(Generic[Item]):
-    """Whoever floods it waits behind his own, and others do not (failure F16)."""
+    """Whoever floods it waits behind his own, and others do not (failure F16).
+
+    One alone may have all of the room. Where there is none left, it is taken from who has most of
+    it (longest queue drop, McKenney 1990).
+    """
 
     def __init__(self) -> None:
         self._first: deque[Item] = deque()  # had their place already
@@ -44,19 +47,17 @@ class FairQueue(Generic[Item]):
         """Return how many wait."""
         return self._items
 
-    def put(self, item: Item) -> bool:
-        """Let one more wait; False where there is no room, or none for who asks."""
+    def put(self, item: Item) -> list[Item]:
+        """Let one more wait; return those that now have no room, the newest of who has most."""
         asker = item.requester
-        own = len(self._rest.get(asker, ()))
-        own_bytes = self._bytes_of.get(asker, 0)
-        if self._items >= ITEMS_MAX or self._bytes >= BYTES_MAX:
-            return False
-        if own >= ITEMS_MAX // SHARE or own_bytes >= BYTES_MAX // SHARE:
-            return False
         self._rest.setdefault(asker, deque()).append(item)
-        self._bytes_of[asker] = own_bytes + item.size
+        self._bytes_of[asker] = self._bytes_of.get(asker, 0) + item.size
         self._count(item, 1)
-        return True
+        dropped = []
+        while (self._items > ITEMS_MAX or self._bytes > BYTES_MAX) and self._rest:
+            most = max(self._rest, key=self._bytes_of.__getitem__)
+            dropped.append(self._leave(most, self._rest[most].pop()))
+        return dropped
 
     def put_first(self, items: Iterable[Item]) -> None:
         """Put back before all others, room or not."""
@@ -71,14 +72,16 @@ class FairQueue(Generic[Item]):
     def _take(self) -> Item:
         if self._first:
             item = self._first.popleft()
-        else:
-            asker, waiting = self._rest.popitem(last=False)
-            item = waiting.popleft()
-            if waiting:
-                self._rest[asker] = waiting  # last in turn
-                self._bytes_of[asker] -= item.size
-            else:
-                del self._bytes_of[asker]
+            self._count(item, -1)
+            return item
+        asker = next(iter(self._rest))
+        self._rest.move_to_end(asker)  # last in turn
+        return self._leave(asker, self._rest[asker].popleft())
+
+    def _leave(self, asker: Asker, item: Item) -> Item:
+        self._bytes_of[asker] -= item.size
+        if not self._rest[asker]:
+            del self._rest[asker], self._bytes_of[asker]
         self._count(item, -1)
         return item
 

@@ -45,13 +45,16 @@ _log = structlog.get_logger()
 class Signer:
     """One run of a signer. Everything that it knows comes from the ledger and the index.
 
-    `alive` says whether this run may still act: it holds its lease.
+    `requests` is a connection apart from what everything else uses: a flood of requests must not
+    cost the lease, nor an append its answer. `alive` says whether this run may still act: it holds
+    its lease.
     """
 
     def __init__(
         self,
         *,
         nc: Client,
+        requests: Client,
         subjects: Subjects,
         ledger: Ledger,
         keystore: KeyStore,
@@ -84,7 +87,7 @@ class Signer:
         self._refusals = RefusalRecord(run, clock.now())
         self._pending = Pending()
         self._replies = Replies(
-            nc=nc,
+            nc=requests,
             desk=self._desk,
             grantee=self._grantee,
             refusals=self._refusals,
@@ -103,7 +106,7 @@ class Signer:
             clock=clock,
             follow=self.follow,
         )
-        self._subscriptions = Subscriptions(nc, subjects, self._hear)
+        self._subscriptions = Subscriptions(requests, subjects, self._hear)
         self._group = GroupCommit[Work, Signed](prepare=self._prepare, commit=self._commit)
         self._held = Held()
         self._turns = Turns()
@@ -139,7 +142,7 @@ class Signer:
             await cancelled(*tasks)
             if not self._nc.is_closed:
                 await moved.unsubscribe()
-                await self._subscriptions.close()
+            await self._subscriptions.close()
 
     @property
     def holding(self) -> int:

@@ -59,5 +59,7 @@ class Subscriptions:
     async def close(self) -> None:
         """Listen to nothing."""
         self._ends.clear()
+        if self._nc.is_closed:
+            self._active.clear()
         while self._active:
             await self._active.popitem()[1].unsubscribe()

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Final
 
 import structlog
+from nats.aio.client import Client
 
 from projections.issuance import IssuanceReader
 from services.config import NodeConfig
@@ -14,7 +15,7 @@ from services.keys.buckets import signing_keys
 from services.leases import Lease, LeaseLostError, SignerLease
 from services.signer.signer import Signer
 from services.signer.subscriptions import GIVE_UP_SECONDS
-from services.startup import Worker, opened
+from services.startup import Worker, connected, opened
 from services.waiting import cancelled
 
 WITHDRAWAL_SECONDS: Final = 5.0  # at most, for a root-manager to take the partitions back
@@ -30,11 +31,17 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
     A run never takes a second lease: what it knew belongs to its grants.
     """
     async with opened(config, "signer") as worker:
-        with closing(IssuanceReader(config.projections_file)) as index:
-            await _serve(worker, index, stop=stop, slot=slot)
+        requests = await connected(config, "signer", what="requests")
+        try:
+            with closing(IssuanceReader(config.projections_file)) as index:
+                await _serve(worker, requests, index, stop=stop, slot=slot)
+        finally:
+            await requests.close()
 
 
-async def _serve(worker: Worker, index: IssuanceReader, *, stop: asyncio.Event, slot: int) -> None:
+async def _serve(
+    worker: Worker, requests: Client, index: IssuanceReader, *, stop: asyncio.Event, slot: int
+) -> None:
     config, clock, entropy = worker.config, worker.clock, worker.entropy
     keystore = signing_keys(worker.nc, worker.subjects, config.keys)
     await keystore.check()
@@ -47,6 +54,7 @@ async def _serve(worker: Worker, index: IssuanceReader, *, stop: asyncio.Event, 
     )
     signer = Signer(
         nc=worker.nc,
+        requests=requests,
         subjects=worker.subjects,
         ledger=worker.ledger,
         keystore=keystore,
@@ -70,7 +78,7 @@ async def _serve(worker: Worker, index: IssuanceReader, *, stop: asyncio.Event, 
     finally:
         await cancelled(*running, leaving)
     await lease.release()
-    await worker.nc.flush()
+    await requests.flush()  # the last answers
 
 
 async def _leave(signer: Signer, lease: Lease, value: SignerLease, stop: asyncio.Event) -> None:

@@ -315,6 +315,7 @@ async def signer_with(dc: Datacenter, clock: Clock, nc: Client) -> AsyncIterator
     index = IssuanceReader(dc.projections)
     signer = Signer(
         nc=nc,
+        requests=nc,
         subjects=dc.subjects,
         ledger=JetStreamLedger(nc, dc.subjects),
         keystore=dc.new_keystore(nc),

@@ -17,7 +17,7 @@ from services.signer.batch import (
     QUIET_TURNS,
     GroupCommit,
 )
-from services.signer.queue import ITEMS_MAX, SHARE
+from services.signer.queue import ITEMS_MAX
 
 
 @dataclass(eq=False)
@@ -133,11 +133,10 @@ async def test_no_group_has_more_bytes_than_an_entry_may() -> None:
 
 async def test_what_there_is_no_room_for_is_given_back() -> None:
     bench = Bench()
-    room = ITEMS_MAX // SHARE
 
-    left = bench.group.put(pieces(*range(room + 5)))
+    left = bench.group.put(pieces(*range(ITEMS_MAX + 5)))
 
-    assert [item.number for item in left] == list(range(room, room + 5))
+    assert [item.number for item in left] == list(range(ITEMS_MAX, ITEMS_MAX + 5))
 
 
 async def test_f16_what_is_ready_is_committed_though_refusals_never_end() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.signer.queue import BYTES_MAX, ITEMS_MAX, SHARE, FairQueue
+from services.signer.queue import BYTES_MAX, ITEMS_MAX, FairQueue
 
 
 @dataclass(eq=False)
@@ -21,23 +21,24 @@ def numbers(pieces: list[Piece]) -> list[int]:
     return [piece.number for piece in pieces]
 
 
-def test_one_asker_has_a_share_and_the_rest_is_the_others() -> None:
+def test_one_alone_has_all_of_the_room_and_loses_it_to_others() -> None:
     queue = FairQueue[Piece]()
 
-    shop = [queue.put(Piece(number)) for number in range(ITEMS_MAX)]
-    others = [queue.put(Piece(0, f"user-{number}")) for number in range(ITEMS_MAX)]
+    own = [queue.put(Piece(number)) for number in range(ITEMS_MAX + 1)]
+    others = [queue.put(Piece(-number, f"user-{number}")) for number in range(1, 4)]
 
-    assert shop.count(True) == ITEMS_MAX // SHARE
-    assert others.count(True) == ITEMS_MAX - ITEMS_MAX // SHARE
+    assert [numbers(dropped) for dropped in own] == [[]] * ITEMS_MAX + [[ITEMS_MAX]]
+    assert [numbers(dropped) for dropped in others] == [[ITEMS_MAX - n] for n in (1, 2, 3)]
     assert len(queue) == ITEMS_MAX
 
 
 def test_the_room_is_bounded_in_bytes_too() -> None:
     queue = FairQueue[Piece]()
-    large = BYTES_MAX // SHARE
+    large = BYTES_MAX // 3
 
-    assert [queue.put(Piece(0, "shop", large)) for _ in range(2)] == [True, False]
-    assert [queue.put(Piece(0, name, large)) for name in "abcd"] == [True] * (SHARE - 1) + [False]
+    assert [numbers(queue.put(Piece(n, "shop", large))) for n in (1, 2, 3, 4)] == [[], [], [], [4]]
+    assert numbers(queue.put(Piece(5, "bank", large))) == [3]
+    assert numbers(queue.put(Piece(6, "bank", 2 * large))) == [6]
 
 
 def test_who_asks_once_does_not_wait_for_all_of_who_floods() -> None:
@@ -51,7 +52,7 @@ def test_who_asks_once_does_not_wait_for_all_of_who_floods() -> None:
 
 def test_what_is_put_back_is_first_in_its_order_room_or_not() -> None:
     queue = FairQueue[Piece]()
-    while queue.put(Piece(7)):
+    while not queue.put(Piece(7)):
         pass
     queue.put_first([Piece(1), Piece(2)])
 
@@ -77,12 +78,13 @@ def test_what_went_in_comes_out_once_each_askers_in_order(
             out += queue.take(step)
         else:
             piece = Piece(number, *step)
-            if queue.put(piece):
-                inside.append(piece)
+            inside.append(piece)
+            for dropped in queue.put(piece):
+                inside.remove(dropped)
     out += queue.take(len(queue))
 
     for asker in (None, "a", "b"):
         mine = [piece for piece in out if piece.requester == asker]
         assert mine == [piece for piece in inside if piece.requester == asker]
     assert len(queue) == 0
-    assert queue.put(Piece(0, "a", BYTES_MAX // SHARE - 1))
+    assert not queue.put(Piece(0, "a", BYTES_MAX))
