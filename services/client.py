@@ -19,7 +19,7 @@ from nats.errors import Error as NatsError
 from events.base import RequestId, Struct
 from events.envelope import Stored
 from events.ledger import LedgerReader
-from events.log import UnreachableError
+from events.log import GapError, UnreachableError
 from events.subjects import Subjects
 from projections.bundle import Roots
 from services import error_reply, transport
@@ -181,12 +181,23 @@ class CaClient:
                 await subscription.unsubscribe()
 
     async def replay(
-        self, *, after: int = 0, follow: bool = False, gaps: bool = False
+        self,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        follow: bool = False,
+        gaps: bool = False,
+        timeout: float = ANSWER_SECONDS,
     ) -> AsyncIterator[Stored]:
-        """Yield every message of the ledger above `after`, in order; with `follow`, for ever.
+        """Yield every message of the ledger above `after`, in order.
 
-        Needs a user who may read the ledger. Raises GapError (events.log) where one is missing,
-        unless `gaps`: then it goes on after it, and the reader is to see that.
+        As far as `until`, a sequence that the ledger was seen to have; without it, all that there
+        is, or with `follow` for ever. Needs a user who may read the ledger.
+
+        A copy of the ledger that is behind is asked again, for `timeout` seconds without progress.
+        Then raises NoAnswerError where another one still says that it has what is missing. Where
+        none does, and wherever a later one comes instead, it is missing: raises GapError
+        (events.log); with `gaps` it goes on, or ends, and the reader is to see that.
         """
         subjects = self.subjects
         reader = LedgerReader(
@@ -196,7 +207,9 @@ class CaClient:
             live=subjects.live,
             ledger_filter=subjects.ledger,
         )
-        await self.last_sequence()  # refused at once, not after a time-out, where it is not allowed
+        last = await self.last_sequence()  # where it is not allowed, it is refused at once
+        goal = last if until is None else until
+        told = 0  # by whoever was asked for the last since there was progress
         loop = asyncio.get_running_loop()
         heard = loop.time()
         async for _ in reader.woken():
@@ -205,14 +218,24 @@ class CaClient:
                     after, limit=READ_MAX, only=subjects.ledger if gaps else None
                 ):
                     for stored in read:
+                        if until is not None and stored.sequence > until:
+                            return
                         yield stored
-                    after = read[-1].sequence
+                    after, told = read[-1].sequence, 0
                     heard = loop.time()  # who takes his time with them may have lost the connection
+                    if after == until:
+                        return
             except UnreachableError as error:
-                if self.nc.is_closed or (not follow and loop.time() - heard > ANSWER_SECONDS):
+                if self.nc.is_closed or (not follow and loop.time() - heard > timeout):
                     raise NoAnswerError(str(error)) from error
             else:
-                if not follow:
+                if follow:
+                    continue
+                if after >= goal:
+                    return
+                told = max(told, await self.last_sequence())
+                if loop.time() - heard > timeout:
+                    _give_up(after, goal, there=told >= goal, gaps=gaps)
                     return
 
     async def last_sequence(self) -> int:
@@ -288,6 +311,19 @@ async def _answer(answers: asyncio.Queue[_Heard], seconds: float) -> Msg | None:
                     return answer
     except TimeoutError:
         return None
+
+
+def _give_up(after: int, goal: int, *, there: bool, gaps: bool) -> None:
+    """Raise what it means that nobody gave the sequences above `after`, up to `goal`.
+
+    `there`: somebody has them.
+    """
+    if there:
+        raise NoAnswerError(
+            f"the copies of the ledger that answer have it up to sequence {after}, not {goal} yet"
+        )
+    if not gaps:
+        raise GapError(f"sequence {after + 1} is missing: the ledger had {goal}, and has {after}")
 
 
 def _not_ready(answer: Msg) -> RefusedError | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from events.envelope import Recorded, Stored
     from projections.verify import Fault, Summary
     from services.cli.selection import Selection
+    from services.client import CaClient
 
 PROGRESS_EVERY: Final = 1000  # entries
 
@@ -88,14 +89,15 @@ def replay(
 async def _replay(target: Target, selection: Selection, *, json: bool, follow: bool) -> None:
     render = _json_line if json else _line
     async with target.client() as client:
-        async for stored in client.replay(after=selection.first - 1, follow=follow):
-            if selection.past(stored.sequence):
-                return
+        until = selection.last
+        if until is not None and not follow:
+            until = min(until, await client.last_sequence())
+        async for stored in client.replay(after=selection.first - 1, until=until, follow=follow):
             for recorded in _events(stored, target.datacenter):
                 if selection.takes(recorded):
                     print(render(recorded), flush=follow)
-            if selection.ends_with(stored.sequence):
-                return
+        if until != selection.last:
+            say(f"the ledger ends at sequence {until}")
 
 
 @app.command("verify")
@@ -126,22 +128,33 @@ def verify(
 
 
 async def _verify(target: Target) -> tuple[list[Fault], Summary]:
+    from services.client import ANSWER_SECONDS
+
+    async with target.client() as client:
+        return await verified(client, target.datacenter, timeout=ANSWER_SECONDS)
+
+
+async def verified(
+    client: CaClient, datacenter: str, *, timeout: float
+) -> tuple[list[Fault], Summary]:
+    """Check every rule up to what is the ledger's last sequence now.
+
+    Raises NoAnswerError where what has been seen to be there is not given out for `timeout` seconds
+    (`CaClient.replay`).
+    """
     import asyncio
 
     from projections.verify import Verifier
 
-    verifier = Verifier(target.datacenter)
+    verifier = Verifier(datacenter)
     faults: list[Fault] = []
-    async with target.client() as client:
-        last = await client.last_sequence()
-        async for stored in client.replay(gaps=True):
-            if stored.sequence > last:
-                break  # what comes while we look is not looked at
-            faults += verifier.check(stored)
-            await asyncio.sleep(0)  # or the server, which hears nothing from us, hangs up
-            if stored.sequence % PROGRESS_EVERY == 0 and sys.stderr.isatty():
-                print(f"\r{stored.sequence} of {last}", end="\r", file=sys.stderr, flush=True)
-        faults += verifier.finish(last_sequence=last)
+    last = await client.last_sequence()
+    async for stored in client.replay(until=last, gaps=True, timeout=timeout):
+        faults += verifier.check(stored)
+        await asyncio.sleep(0)  # or the server, which hears nothing from us, hangs up
+        if stored.sequence % PROGRESS_EVERY == 0 and sys.stderr.isatty():
+            print(f"\r{stored.sequence} of {last}", end="\r", file=sys.stderr, flush=True)
+    faults += verifier.finish(last_sequence=last)
     return faults, verifier.summary()
 
 

@@ -52,14 +52,6 @@ class Selection(Struct):
             service=service,
         )
 
-    def past(self, sequence: int) -> bool:
-        """Say that nothing from here on is asked for."""
-        return self.last is not None and sequence > self.last
-
-    def ends_with(self, sequence: int) -> bool:
-        """Say that nothing after this is asked for."""
-        return self.last is not None and sequence >= self.last
-
     def takes(self, recorded: Recorded) -> bool:
         """Say whether this event is asked for."""
         return (

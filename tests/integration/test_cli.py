@@ -301,6 +301,12 @@ async def test_a_replay_is_limited_to_what_is_asked_for(dev: Caledger) -> None:
     assert future == []
 
 
+async def test_a_replay_to_more_than_there_is_says_where_the_ledger_ends(dev: Caledger) -> None:
+    ran = await dev.run("ledger", "replay", "--json", "--to", "1000000000")
+
+    assert f"the ledger ends at sequence {events(ran)[-1]['sequence']}" in ran.err
+
+
 async def test_a_replay_that_follows_tells_what_comes(dev: Caledger) -> None:
     following = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.cli", "ledger", "replay", "--json", "--follow"),

@@ -78,15 +78,6 @@ def test_since_goes_by_the_servers_time_and_includes_it() -> None:
     assert not Selection.of(since=NOW + timedelta(microseconds=1)).takes(recorded())
 
 
-def test_the_last_sequence_ends_a_replay() -> None:
-    selection = Selection.of(last=7)
-
-    assert not selection.past(7)
-    assert selection.past(8)
-    assert selection.ends_with(7)
-    assert not selection.ends_with(6)
-
-
 @pytest.mark.parametrize("identity", ["web", "service.", "agent.web", ""])
 def test_what_is_no_identity_is_refused(identity: str) -> None:
     with pytest.raises(CliError, match="no identity"):
