@@ -184,6 +184,8 @@ class JetStreamLedger:
                 return Appended(sequence=last - count + 1, messages=count)
             case Accepted(sequence=sequence):
                 return await self._lookup.settle_duplicate(append, sequence)
+            case Moved(last=last) if last < append.condition_sequence:
+                raise await self._lookup.told_by_one_behind(append, last)
             case Moved(last=last) if number == 1:
                 raise ConflictError(append.condition_subject, last)
             case Moved(last=last):

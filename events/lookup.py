@@ -92,6 +92,21 @@ class Lookup:
             return _appended(append, found)
         raise ConflictError(append.condition_subject, max(moved_to, condition))
 
+    async def told_by_one_behind(self, append: Append, told: int) -> LedgerError:
+        """Return what it means that the condition's subject is said to be at an earlier sequence.
+
+        So speaks a leader that was deposed and does not know it (it was stopped, or cut off): it
+        has not seen what the append was decided on. The other leader hears the same append and may
+        have stored it, and whose answer comes first is chance. So it says nothing, unless something
+        else stands where the condition's entry should: then nobody ever stores it.
+        """
+        found = await self._reader.read(append.condition_sequence - 1, limit=1)
+        if found and found[0].subject != append.condition_subject:
+            return ConflictError(append.condition_subject, told)
+        return NotDefiniteError(
+            f"{append.condition_subject} is said to be at {told}, by one who is behind"
+        )
+
     async def _next(self, append: Append) -> tuple[Stored | None, int]:
         """Return what follows the condition on its own subject: ours, or what came before ours.
 

@@ -190,6 +190,7 @@ async def test_leaves_under_a_withdrawn_grant_are_refused(ledger: Ledger) -> Non
 
 async def test_a_signer_without_a_grant_appends_nothing(ledger: Ledger) -> None:
     signer = ulid()
+    await ledger.append_authority([acquired()], term=1, expected_sequence=0)
     with pytest.raises(ValueError, match="no grant"):
         await ledger.append_leaves(signer, [leaf(signer, grant=0)], grant_sequence=0)
     with pytest.raises(ConflictError):

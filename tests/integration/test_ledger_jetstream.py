@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 
 from events.append import leaves_append
@@ -187,6 +188,28 @@ async def test_an_authority_entry_that_is_not_stored_conflicts_with_what_came_in
 
     assert conflict.value.last_sequence == 1
     assert await direct.last_sequence() == 1
+
+
+@pytest.mark.parametrize("told", [0, 1])
+async def test_a_leader_that_was_deposed_refuses_nothing_that_the_other_one_stores(
+    direct: JetStreamLedger, lossy: JetStreamLedger, proxy: Proxy, nc: Client, told: int
+) -> None:
+    """Both hear an append while the deposed one, just woken, takes itself for the leader."""
+    await give_grants(direct, [SIGNER])
+
+    async def refuse(message: Msg) -> None:
+        error = {"code": 400, "err_code": 10071, "description": f"wrong last sequence: {told}"}
+        await message.respond(json.dumps({"error": error}).encode())
+
+    deposed = await nc.subscribe(SUBJECTS.leaves(SIGNER), cb=refuse)
+    await deposed.unsubscribe(limit=1)
+    await nc.flush()
+    proxy.lose_heard(lambda frame: b'"seq":' in frame.payload)  # that comes second
+
+    appended = await lossy.append_leaves(SIGNER, [leaf(SIGNER, grant=2)], grant_sequence=2)
+
+    assert proxy.lost.is_set()
+    assert appended.sequence == await direct.last_sequence() == 3
 
 
 async def test_an_event_id_that_another_entry_has_is_never_taken_for_our_own(
