@@ -6,15 +6,13 @@ Speaks only on the subjects that account CLIENTS offers; needs none of our worke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 
 from events.base import RequestId, Struct
 from events.envelope import Stored
@@ -22,27 +20,14 @@ from events.ledger import LedgerReader
 from events.log import GapError, UnreachableError
 from events.subjects import Subjects
 from projections.bundle import Roots
-from services import error_reply, transport
-from services.clock import Entropy, SystemEntropy
-from services.error_reply import ErrorTold
+from services import transport
+from services.asking import Asker, Heard, NoAnswerError, RefusedLateError, error_of
+from services.clock import SystemEntropy
 from services.refusals import RefusedError
-from services.transport import NotPermittedError
 
-ASK_AGAIN_SECONDS: Final = 0.25  # of silence: a lost signer costs latency, not errors
-ASK_AGAIN_GROWTH: Final = 1.5  # after each further silence: an outage is followed by no herd (F16)
-ASK_AGAIN_SECONDS_MAX: Final = 1.0
-ASK_AGAIN_SPREAD: Final = 0.2  # of it, either way
 ANSWER_SECONDS: Final = 10.0
 READ_MAX: Final = 512  # entries at once
 ROOTS_POLL_SECONDS: Final = 10.0  # should a push have been lost
-
-
-class NoAnswerError(Exception):
-    """Nobody answered in time, or the connection is gone."""
-
-
-class RefusedLateError(RefusedError):
-    """A no to a request that was sent more than once: an earlier sending may have got its yes."""
 
 
 class SigningRequest(Struct, omit_defaults=True):
@@ -52,61 +37,16 @@ class SigningRequest(Struct, omit_defaults=True):
     csr: str | None = None  # PEM; without it this only looks up what the id got
 
 
-def patience(sendings: int, fraction: float) -> float:
-    """Return how many seconds to wait for an answer to so many sendings before the next.
-
-    `fraction`, from 0 to below 1, spreads those who ask.
-    """
-    seconds = min(ASK_AGAIN_SECONDS * ASK_AGAIN_GROWTH ** (sendings - 1), ASK_AGAIN_SECONDS_MAX)
-    return seconds * (1 + ASK_AGAIN_SPREAD * (2 * fraction - 1))
-
-
-_Heard = Msg | NoAnswerError | NotPermittedError
-
-
-class _Line:
-    """Brings what the server says of the whole connection to whoever waits for an answer."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Queue[_Heard]]] = {}
-
-    def forbidden(self, subject: str) -> None:
-        """Take the server's word that this user may not use a subject."""
-        for queue in self._waiting.get(subject.lower(), ()):
-            queue.put_nowait(NotPermittedError(f"this user may not use {subject}"))
-
-    def closed(self) -> None:
-        """Take the end of the connection."""
-        for queues in self._waiting.values():
-            for queue in queues:
-                queue.put_nowait(NoAnswerError("the server has ended this connection"))
-
-    @contextmanager
-    def heard(self, subject: str, queue: asyncio.Queue[_Heard]) -> Iterator[None]:
-        """Give what is said about `subject` to `queue`."""
-        queues = self._waiting.setdefault(subject.lower(), set())
-        queues.add(queue)
-        try:
-            yield
-        finally:
-            queues.discard(queue)
-            if not queues:
-                self._waiting.pop(subject.lower(), None)
-
-
 class CaClient:
     """One user's connection to a datacenter's CA.
 
     Every method may raise NoAnswerError, NotPermittedError, or RefusedError where the CA says no.
     """
 
-    def __init__(
-        self, nc: Client, datacenter: str, line: _Line, entropy: Entropy | None = None
-    ) -> None:
+    def __init__(self, nc: Client, datacenter: str, asker: Asker) -> None:
         self.nc = nc
         self.subjects = Subjects(datacenter)
-        self._line = line
-        self._entropy = entropy or SystemEntropy()
+        self._asker = asker
 
     @classmethod
     async def connect(
@@ -119,16 +59,16 @@ class CaClient:
         name: str = "caledger",
     ) -> Self:
         """Connect; the inbox prefix follows from the creds. Raises TransportError."""
-        line = _Line()
+        asker = Asker(SystemEntropy())
         nc = await transport.connect(
             servers,
             creds=creds,
             ca=ca,
             name=name,
-            on_permission_error=line.forbidden,
-            on_closed=line.closed,
+            on_permission_error=asker.forbidden,
+            on_closed=asker.closed,
         )
-        return cls(nc, datacenter, line)
+        return cls(nc, datacenter, asker)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -163,11 +103,11 @@ class CaClient:
         in the stream nor in the ledger.
         """
         shown = -1
-        pushed: asyncio.Queue[_Heard] = asyncio.Queue()
+        pushed: asyncio.Queue[Heard] = asyncio.Queue()
         subscription = await self.nc.subscribe(self.subjects.roots_changed, cb=pushed.put)
         query: dict[str, object] = {"last_by_subj": self.subjects.roots_log}
         try:
-            with self._line.heard(self.subjects.roots_changed, pushed):
+            with self._asker.heard(self.subjects.roots_changed, pushed):
                 while True:
                     while (read := await self._read_roots(query)) is not None:
                         sequence, bundle = read
@@ -256,61 +196,14 @@ class CaClient:
 
     async def _request(self, subject: str, body: bytes, timeout: float) -> bytes:
         answer, sendings = await self._ask(subject, body, timeout)
-        if (error := _error(answer)) is not None:
+        if (error := error_of(answer)) is not None:
             raise (RefusedError if sendings == 1 else RefusedLateError)(
                 error.code, error.message, retry_after=error.retry_after
             )
         return answer.data
 
     async def _ask(self, subject: str, body: bytes, timeout: float) -> tuple[Msg, int]:
-        """Return the answer, and how often it was asked for: the same bytes after each silence.
-
-        Every sending names the same inbox, so that a late answer to the first counts as well.
-        "Not ready" is no answer yet where it says when to ask again; in the end, it is what is
-        raised.
-        """
-        answers: asyncio.Queue[_Heard] = asyncio.Queue()
-        inbox = self.nc.new_inbox()
-        not_ready: RefusedError | None = None
-        sendings = 0
-        try:
-            subscription = await self.nc.subscribe(inbox, cb=answers.put)
-            try:
-                with self._line.heard(subject, answers):
-                    async with asyncio.timeout(timeout):
-                        while True:
-                            await self.nc.publish(subject, body, reply=inbox)
-                            sendings += 1
-                            wait = patience(sendings, self._entropy.fraction())
-                            while (answer := await _answer(answers, wait)) is not None:
-                                if (not_ready := _not_ready(answer)) is None:
-                                    return answer, sendings
-                                if not_ready.retry_after is None:
-                                    raise not_ready
-                                wait = max(wait, not_ready.retry_after)
-            finally:
-                if not self.nc.is_closed:
-                    await subscription.unsubscribe()
-        except TimeoutError:
-            raise not_ready or NoAnswerError(
-                f"no answer on {subject} within {timeout:g} s"
-            ) from None
-        except NatsError as error:
-            raise NoAnswerError(f"{subject}: {error}") from error
-
-
-async def _answer(answers: asyncio.Queue[_Heard], seconds: float) -> Msg | None:
-    """Return an answer, or None after a silence, which is also what no responders are."""
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                answer = await answers.get()
-                if not isinstance(answer, Msg):
-                    raise answer
-                if (answer.headers or {}).get("Status") != "503":
-                    return answer
-    except TimeoutError:
-        return None
+        return await self._asker.ask(self.nc, subject, body, timeout=timeout)
 
 
 def _give_up(after: int, goal: int, *, there: bool, gaps: bool) -> None:
@@ -326,14 +219,7 @@ def _give_up(after: int, goal: int, *, there: bool, gaps: bool) -> None:
         raise GapError(f"sequence {after + 1} is missing: the ledger had {goal}, and has {after}")
 
 
-def _not_ready(answer: Msg) -> RefusedError | None:
-    error = _error(answer)
-    if error is None or error.code != "not_ready":
-        return None
-    return RefusedError(error.code, error.message, retry_after=error.retry_after)
-
-
-async def _pushed(queue: asyncio.Queue[_Heard]) -> None:
+async def _pushed(queue: asyncio.Queue[Heard]) -> None:
     """Return when something was pushed, and now and then anyway: a push may be lost."""
     try:
         async with asyncio.timeout(ROOTS_POLL_SECONDS):
@@ -353,10 +239,3 @@ def _ledger_sequence(bundle: bytes) -> int:
         return msgspec.json.decode(bundle, type=Roots).ledger_sequence
     except msgspec.MsgspecError as error:
         raise NoAnswerError(f"a trust bundle that cannot be read: {error}") from error
-
-
-def _error(answer: Msg) -> ErrorTold | None:
-    try:
-        return error_reply.decode(answer.data)
-    except error_reply.UnreadableReplyError as error:
-        raise NoAnswerError(f"an answer that cannot be read: {error}") from error

@@ -7,7 +7,7 @@ import errno
 from events.catalogue import UnknownEventTypeError
 from events.log import LedgerError, UnreachableError
 from events.subjects import BadNameError
-from services import client, config, streams, transport
+from services import asking, config, streams, transport
 from services.cli.common import CliError, Exit
 from services.keys.interface import KeyStoreError, WrongKeyEncryptionKeyError
 from services.keys.kek import KeyEncryptionKeyError
@@ -50,7 +50,7 @@ def judge(error: BaseException) -> CliError | None:
             | UserError()
         ):
             return CliError(str(error), Exit.USAGE)
-        case client.NoAnswerError() | transport.TransportError() | UnreachableError():
+        case asking.NoAnswerError() | transport.TransportError() | UnreachableError():
             return CliError(f"not reachable: {error}", Exit.UNREACHABLE)
         case (
             streams.SetupError()

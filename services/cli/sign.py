@@ -105,8 +105,8 @@ async def _sign(
 ) -> bytes:
     import asyncio
 
+    from services.asking import NoAnswerError, RefusedLateError
     from services.cli.errors import judge
-    from services.client import NoAnswerError, RefusedLateError
     from services.clock import SystemClock, SystemEntropy
     from services.refusals import RefusedError
     from services.transport import NotPermittedError

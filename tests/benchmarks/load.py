@@ -21,7 +21,7 @@ import msgspec
 from nkeys import from_seed
 
 from events.subjects import Subjects
-from services.client import patience
+from services.asking import patience
 from services.clock import SystemEntropy
 from tests.factories import csr_pem, service_uri
 

@@ -10,7 +10,8 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from services.client import CaClient, NoAnswerError, RefusedLateError
+from services.asking import NoAnswerError, RefusedLateError
+from services.client import CaClient
 from services.refusals import RefusedError
 from tests.nats import NatsServer
 

@@ -13,8 +13,9 @@ from events.ledger import JetStreamLedger
 from events.log import GapError
 from events.subjects import Subjects
 from services import streams
+from services.asking import NoAnswerError
 from services.cli.ledger import verified
-from services.client import CaClient, NoAnswerError
+from services.client import CaClient
 from tests.ledger import acquired
 from tests.nats import NatsServer
 

@@ -21,7 +21,8 @@ from nats.errors import Error as NatsError
 
 from events.base import Struct
 from services import error_reply
-from services.client import ANSWER_SECONDS, CaClient, NoAnswerError, SigningRequest, patience
+from services.asking import NoAnswerError, patience
+from services.client import ANSWER_SECONDS, CaClient, SigningRequest
 from services.clock import SystemEntropy
 from services.issued import IssuedCert
 from services.refusals import RefusedError

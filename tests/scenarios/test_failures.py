@@ -46,7 +46,7 @@ from events.ledger import JetStreamLedger
 from events.subjects import Subjects
 from projections import store
 from projections.issuance import IssuanceReader
-from services.client import NoAnswerError
+from services.asking import NoAnswerError
 from services.clock import Clock, SystemClock, SystemEntropy
 from services.pki import der, pem
 from services.refusals import RefusedError

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from services.asking import NoAnswerError
 from services.cli.common import CliError, Exit, Target, find
 from services.cli.errors import judge
-from services.client import NoAnswerError
 from services.config import ConfigError
 from services.keys.interface import WrongKeyEncryptionKeyError
 from services.keys.kek import KeyEncryptionKeyError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.client import ASK_AGAIN_SECONDS, ASK_AGAIN_SECONDS_MAX, ASK_AGAIN_SPREAD, patience
+from services.asking import ASK_AGAIN_SECONDS, ASK_AGAIN_SECONDS_MAX, ASK_AGAIN_SPREAD, patience
 
 
 def test_f16_each_silence_makes_a_client_more_patient_up_to_a_bound() -> None:
