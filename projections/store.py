@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from itertools import groupby
 from pathlib import Path
 from types import NoneType
@@ -31,7 +32,8 @@ _TYPES: Final = {int: "INTEGER", str: "TEXT", bytes: "BLOB", float: "REAL"}
 _CHECKPOINT_PAGES: Final = 8_000  # 32 MB of log
 _CACHE_KIB: Final = 32 * 1024
 _SIDECARS: Final = ("-wal", "-shm")
-_UNREADABLE: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_NOT_OURS: Final = {sqlite3.SQLITE_ERROR}  # no such table or column
 
 
 class ProjectionFileError(Exception):
@@ -102,15 +104,8 @@ def read_meta(path: Path) -> FileMeta:
     """Return what a file says of itself; raises NoProjectionsError and StaleProjectionsError."""
     if not path.exists():
         raise NoProjectionsError(f"{path} is not there yet; the replicator makes it")
-    db = sqlite3.connect(_uri(path, "ro"), uri=True)
-    try:
+    with _damage_is_told(path, _DAMAGED | _NOT_OURS), closing(_opened(path)) as db:
         return _meta(db.execute("SELECT * FROM meta").fetchone(), path)
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode in _UNREADABLE:
-            raise StaleProjectionsError(f"{path} cannot be read: {error}") from error
-        raise
-    finally:
-        db.close()
 
 
 def delete(path: Path) -> None:
@@ -134,16 +129,16 @@ def move(new: Path, path: Path) -> None:
 
 
 def dump(path: Path) -> Iterator[str]:
-    """Yield everything in a file as lines, in an order of its own: equal rows, equal lines."""
-    db = sqlite3.connect(_uri(path, "ro"), uri=True)
-    try:
+    """Yield everything in a file as lines, in an order of its own: equal rows, equal lines.
+
+    Raises StaleProjectionsError.
+    """
+    with _damage_is_told(path), closing(_opened(path)) as db:
         for table, key in [("meta", ("only_row",)), *((row.TABLE, row.KEY) for row in _rows())]:
             query = f"SELECT * FROM {table} ORDER BY {', '.join(key)}"  # noqa: S608  # our names
             for row in db.execute(query):
                 values = [v.hex() if isinstance(v, bytes) else v for v in row]
                 yield f"{table} {msgspec.json.encode(values).decode()}"
-    finally:
-        db.close()
 
 
 class ProjectionStore:
@@ -158,8 +153,9 @@ class ProjectionStore:
     async def __aenter__(self) -> Self:
         """Open the file; raises NoProjectionsError and StaleProjectionsError."""
         try:
-            await self._connect()
-            await self._open_log()
+            with _damage_is_told(self._path):
+                await self._connect()
+                await self._open_log()
         except (FileNotFoundError, sqlite3.OperationalError) as error:
             await self.__aexit__()
             if self._path.exists():
@@ -211,12 +207,16 @@ class ProjectionStore:
             return True
 
     async def known(self, event_ids: Iterable[str]) -> set[str]:
-        """Return which of these event ids the ledger holds already, up to `position`."""
+        """Return which of these event ids the ledger holds already, up to `position`.
+
+        Raises StaleProjectionsError where the file is damaged.
+        """
         assert self._db is not None
-        found = await self._db.execute_fetchall(
-            "SELECT event_id FROM event_ids WHERE event_id IN (SELECT value FROM json_each(?))",
-            (msgspec.json.encode(list(event_ids)).decode(),),
-        )
+        with _damage_is_told(self._path):
+            found = await self._db.execute_fetchall(
+                "SELECT event_id FROM event_ids WHERE event_id IN (SELECT value FROM json_each(?))",
+                (msgspec.json.encode(list(event_ids)).decode(),),
+            )
         return {row[0] for row in found}
 
     async def apply(
@@ -224,33 +224,46 @@ class ProjectionStore:
     ) -> None:
         """Put folded messages, the next ones in order, into the rows, in one transaction.
 
-        `written` is called before the commit. Raises OtherWriterError, with nothing changed.
+        `written` is called before the commit. Raises, with nothing changed, OtherWriterError, and
+        StaleProjectionsError where the file is damaged.
         """
-        assert self._db is not None
         meta = _after(self.meta, batch)
+        with _damage_is_told(self._path):
+            async with self._transaction() as db:
+                await self._write(db, batch, meta)
+                written()
+        self.meta = meta
+
+    async def _write(
+        self, db: aiosqlite.Connection, batch: Sequence[Folded], meta: FileMeta
+    ) -> None:
+        for statement, values in _statements(batch):
+            await db.executemany(statement, values)
+        updated = await db.execute(
+            "UPDATE meta SET position = ?, authority_position = ?, first_sha256 = ?,"
+            " last_sha256 = ? WHERE position = ?",
+            (
+                meta.position,
+                meta.authority_position,
+                meta.first_sha256,
+                meta.last_sha256,
+                self.meta.position,
+            ),
+        )
+        if updated.rowcount != 1:
+            raise OtherWriterError(f"{self._path} is written by another process as well")
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
+        assert self._db is not None
         await self._db.execute("BEGIN IMMEDIATE")
         try:
-            for statement, values in _statements(batch):
-                await self._db.executemany(statement, values)
-            updated = await self._db.execute(
-                "UPDATE meta SET position = ?, authority_position = ?, first_sha256 = ?,"
-                " last_sha256 = ? WHERE position = ?",
-                (
-                    meta.position,
-                    meta.authority_position,
-                    meta.first_sha256,
-                    meta.last_sha256,
-                    self.meta.position,
-                ),
-            )
-            if updated.rowcount != 1:
-                raise OtherWriterError(f"{self._path} is written by another process as well")
-            written()
+            yield self._db
             await self._db.execute("COMMIT")
         except BaseException:
-            await self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite may have rolled back by itself
+                await self._db.execute("ROLLBACK")
             raise
-        self.meta = meta
 
 
 def _after(meta: FileMeta, batch: Sequence[Folded]) -> FileMeta:
@@ -316,18 +329,41 @@ def _column(name: str, hint: Any) -> str:
     return f"{name} {_TYPES[kind]}" + ("" if NoneType in get_args(hint) else " NOT NULL")
 
 
-def _meta(row: tuple[Any, ...], path: Path) -> FileMeta:
-    meta = FileMeta(
-        datacenter=row[1],
-        versions=msgspec.json.decode(row[2], type=dict[str, int]),
-        position=row[3],
-        authority_position=row[4],
-        first_sha256=row[5],
-        last_sha256=row[6],
-    )
+def _meta(row: tuple[Any, ...] | None, path: Path) -> FileMeta:
+    try:
+        _only_row, datacenter, told, *rest = row or ()
+        values = (datacenter, msgspec.json.decode(told), *rest)
+        meta = msgspec.convert(dict(zip(FileMeta.__struct_fields__, values, strict=True)), FileMeta)
+    except (TypeError, ValueError) as error:  # MsgspecError is a ValueError
+        raise StaleProjectionsError(f"{path} cannot be read: {error}") from error
     if meta.versions != versions():
         raise StaleProjectionsError(f"{path} was made by other software; it has to be rebuilt")
     return meta
+
+
+@contextmanager
+def _damage_is_told(path: Path, codes: Collection[int] = _DAMAGED) -> Iterator[None]:
+    """Raise StaleProjectionsError for what SQLite says of a damaged file.
+
+    Not for a disk that is full or fails, nor for a file that is locked: a new file would not help.
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if not _says(error, codes):
+            raise
+        raise StaleProjectionsError(f"{path} cannot be read: {error}") from error
+
+
+def _says(error: sqlite3.DatabaseError, codes: Collection[int]) -> bool:
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # it is Python that speaks: of text that is no UTF-8, or of a bug
+        return isinstance(error, sqlite3.OperationalError)
+    return code & 0xFF in codes  # the rest of it says more closely what is damaged
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(_uri(path, "ro"), uri=True)
 
 
 def _uri(path: Path, mode: str) -> str:

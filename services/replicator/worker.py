@@ -43,14 +43,20 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
 async def replicate(ledger: Ledger, *, datacenter: str, path: Path, stop: asyncio.Event) -> None:
     """Follow a ledger into a file; see `run`. Stops between two batches."""
     woken = ledger.woken()
+    damage: StaleProjectionsError | None = None
     while not stop.is_set():
         try:
-            await _make(ledger, datacenter=datacenter, path=path, stop=stop)
+            await _make(ledger, datacenter=datacenter, path=path, stop=stop, damage=damage)
+            damage = None
             # After every failure the file is checked against the ledger anew: a server that comes
             # back may have lost what it had.
-            async with Replica(ledger, datacenter=datacenter, path=path) as replica:
-                _log.info("following the ledger", position=replica.position, file=str(path))
-                await _follow(replica, woken, stop)
+            try:
+                async with Replica(ledger, datacenter=datacenter, path=path) as replica:
+                    _log.info("following the ledger", position=replica.position, file=str(path))
+                    await _follow(replica, woken, stop)
+            except StaleProjectionsError as error:
+                _log.warning("the projections file cannot be gone on with", reason=str(error))
+                damage = error
         except GapError:
             raise
         except RebuildStoppedError:
@@ -60,9 +66,22 @@ async def replicate(ledger: Ledger, *, datacenter: str, path: Path, stop: asynci
             await _wake(woken, stop)
 
 
-async def _make(ledger: Ledger, *, datacenter: str, path: Path, stop: asyncio.Event) -> None:
-    """Make the file anew where there is none that we can go on with."""
+async def _make(
+    ledger: Ledger,
+    *,
+    datacenter: str,
+    path: Path,
+    stop: asyncio.Event,
+    damage: StaleProjectionsError | None,
+) -> None:
+    """Make the file anew where there is none that we can go on with.
+
+    `damage`: what came to light as the file was used. Raises StaleProjectionsError where the new
+    file is damaged as well: that is the disk's.
+    """
     try:
+        if damage is not None:
+            raise damage
         read_meta(path)
     except (NoProjectionsError, StaleProjectionsError) as reason:
         _log.info("building the projections file", reason=str(reason))

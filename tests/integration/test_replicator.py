@@ -25,6 +25,7 @@ from services import streams
 from services.replicator.rebuild import rebuild
 from services.replicator.worker import PACE_SECONDS, replicate
 from tests.nats import NatsServer
+from tests.unit.projections.test_store import damage
 from tests.whole_ledger import SUBJECTS, WholeLedger, small_ledger
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,35 @@ async def test_kill_9_between_the_rows_and_the_commit_costs_nothing(
     live = list(store.dump(path))
     await rebuild(ledger, datacenter="dc1", path=tmp_path / "rebuilt")
     assert list(store.dump(tmp_path / "rebuilt")) == live
+
+
+@pytest.mark.parametrize("table", ["meta", "sqlite_autoindex_event_ids_1", "leaves"])
+async def test_a_file_that_was_damaged_is_made_anew(
+    server: NatsServer, nc: Client, tmp_path: Path, table: str
+) -> None:
+    path = tmp_path / "projections.sqlite"
+    whole = small_ledger()
+    await append(nc, whole.stored)
+    async with following(nc, path) as reader:
+        await until(lambda: reader.position() == whole.last)
+    damage(path, table)
+
+    async with process(server, path) as running:
+        whole.issue("web", request_id="r-new", signing_key=3)
+        await append(nc, whole.stored[-1:])
+        await until(lambda: running.poll() is not None or position(path) == whole.last)
+        assert running.poll() is None
+
+    await rebuild(JetStreamLedger(nc, SUBJECTS), datacenter="dc1", path=tmp_path / "rebuilt")
+    assert list(store.dump(path)) == list(store.dump(tmp_path / "rebuilt"))
+
+
+def position(path: Path) -> int:
+    """How far a file is, 0 while it cannot be read."""
+    try:
+        return store.read_meta(path).position
+    except store.ProjectionFileError:
+        return 0
 
 
 async def test_a_replicator_survives_the_loss_of_the_server(

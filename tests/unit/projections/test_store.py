@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,18 @@ from tests.whole_ledger import SUBJECTS, WholeLedger, leaf, small_ledger, ulid
 def folded(stored: Sequence[Stored]) -> list[Folded]:
     fold = LedgerFold("dc1")
     return [f for each in stored for f in fold.fold(read(each, datacenter="dc1"))]
+
+
+def damage(path: Path, table: str) -> None:
+    """Overwrite the page that a table (or an index) begins with, as a failing disk does."""
+    with closing(sqlite3.connect(path)) as db:
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+        (page,) = db.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)
+        ).fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)
 
 
 async def filled(path: Path, batches: Sequence[Sequence[Folded]]) -> list[str]:
@@ -170,3 +183,53 @@ async def test_a_file_that_is_replaced_while_it_is_opened_is_not_written(tmp_pat
     await opening.__aexit__()
     async with store.ProjectionStore(tmp_path / "p"):
         pass
+
+
+async def test_damage_to_rows_is_told_when_they_are_read_or_written(tmp_path: Path) -> None:
+    whole = folded(small_ledger().stored)
+    await filled(tmp_path / "a", [whole[:10]])
+    for table in ("sqlite_autoindex_event_ids_1", "leaves"):
+        damage(tmp_path / "a", table)
+
+    async with store.ProjectionStore(tmp_path / "a") as projections:
+        with pytest.raises(store.StaleProjectionsError, match="malformed"):
+            await projections.known([ulid(1)])
+        with pytest.raises(store.StaleProjectionsError, match="malformed"):
+            await projections.apply(whole[10:])
+        assert projections.position == 10
+    with pytest.raises(store.StaleProjectionsError, match="malformed"):
+        list(store.dump(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM meta",
+        "UPDATE meta SET versions = 'x'",
+        "UPDATE meta SET versions = '[]'",
+        "UPDATE meta SET versions = CAST(x'ff' AS TEXT)",
+        "ALTER TABLE meta ADD COLUMN other INTEGER",
+    ],
+)
+async def test_damage_to_what_a_file_says_of_itself_is_told(tmp_path: Path, change: str) -> None:
+    await filled(tmp_path / "a", [folded(small_ledger().stored)])
+    with closing(sqlite3.connect(tmp_path / "a")) as db:
+        db.execute(change)
+        db.commit()
+
+    with pytest.raises(store.StaleProjectionsError):
+        await store.ProjectionStore(tmp_path / "a").__aenter__()
+
+
+async def test_a_file_that_is_locked_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    whole = folded(small_ledger().stored)
+    store.create(tmp_path / "a", datacenter="dc1")
+    async with store.ProjectionStore(tmp_path / "a") as projections:
+        assert projections._db is not None
+        await projections._db.execute("PRAGMA busy_timeout=0")
+        with closing(sqlite3.connect(tmp_path / "a", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                await projections.apply(whole)
+
+        await projections.apply(whole)
