@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from projections import store
+from tests.nats import free_port
+from tests.scenarios.caledger import run
 from tests.scenarios.checking import check
 from tests.scenarios.cluster import Cluster
 from tests.scenarios.load import Answer, Load, endless, requests
@@ -73,6 +78,24 @@ async def test_no_fault_of_a_server_costs_more_than_time(tmp_path: Path) -> None
         await _projections_are_those_built_anew(cluster, position=ledger.entries)
         assert {ending.partition(": ")[2] for ending in cluster.endings()} <= {AWAY}
         assert cluster.running()
+
+
+async def test_init_writes_what_each_server_can_be_started_with_wherever_that_is(
+    tmp_path: Path,
+) -> None:
+    """Goal: step 1 of docs/cluster.md serves all three machines, whatever folder it was run in."""
+    hosts = [f"127.0.0.{number}" for number in (1, 2, 3)]
+    servers = ",".join(f"tls://{host}:{free_port()}" for host in hosts)
+
+    made = await run("init", "--data", "data", "--server", servers, cwd=tmp_path)
+
+    assert made.code == 3, made
+    nats = tmp_path / "data" / "nats"
+    certificate = x509.load_pem_x509_certificate((nats / "tls" / "server.pem").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert set(map(ip_address, hosts)) <= set(names.get_values_for_type(x509.IPAddress))
+    paths = re.findall(r'"([^"]+[.]pem)"', (nats / "server.conf").read_text())
+    assert sorted(paths) == sorted(str(file) for file in (nats / "tls").glob("*.pem"))
 
 
 async def _answered(loads: Sequence[Load]) -> None:
