@@ -113,27 +113,34 @@ def _make_keks(data: Path, *, made: bool) -> None:
     What names a key (`NAME.check`, no secret) stays beside it: a wrong one is told before anything
     is started, when nobody has taken the lead or folded a row yet.
     """
-    files = {name: data / "keys" / f"{name}.kek" for name in KEKS}
-    for file in files.values():
+    files = [data / "keys" / f"{name}.kek" for name in KEKS]
+    for file in files:  # all of them, before one is used or made
         if file.exists():
-            _load_kek(file)  # before one of them is used, or made
-    for file in files.values():
-        if not file.exists():
-            if made:
-                raise config.ConfigError(
-                    f"{file} is missing: without it, what it sealed cannot be opened any more. "
-                    "Put it back; a new one would not help"
-                )
-            write_atomically(file, f"{secrets.token_hex(32)}\n".encode(), mode=0o600)
-        check = _load_kek(file).check.hex()
-        beside = file.with_suffix(".check")
-        if beside.exists() and beside.read_text().strip() != check:
-            raise WrongKeyEncryptionKeyError(
-                f"{file} is not the key-encryption key that {data} was made with; nothing was "
-                "changed: put the right one back"
+            _refuse_other(file, data)
+        elif made or _check_file(file).exists():
+            raise config.ConfigError(
+                f"{file} is missing: without it, what it sealed cannot be opened any more. "
+                "Put it back; a new one would not help"
             )
-        if not made and not beside.exists():
-            write_atomically(beside, f"{check}\n".encode())
+    for file in files:
+        if not file.exists():
+            write_atomically(file, f"{secrets.token_hex(32)}\n".encode(), mode=0o600)
+        if not made and not _check_file(file).exists():
+            write_atomically(_check_file(file), f"{_load_kek(file).check.hex()}\n".encode())
+
+
+def _refuse_other(file: Path, data: Path) -> None:
+    """Raise WrongKeyEncryptionKeyError for a key that what is beside it does not name."""
+    check = _load_kek(file).check.hex()
+    if _check_file(file).exists() and _check_file(file).read_text().strip() != check:
+        raise WrongKeyEncryptionKeyError(
+            f"{file} is not the key-encryption key that {data} was made with; nothing was "
+            "changed: put the right one back"
+        )
+
+
+def _check_file(kek: Path) -> Path:
+    return kek.with_suffix(".check")
 
 
 def _load_kek(file: Path) -> KeyEncryptionKey:
