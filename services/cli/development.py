@@ -80,7 +80,9 @@ def stages(config: NodeConfig, data: Path, *, signers: int, colors: bool) -> lis
 
     server = Program(
         name="nats-server",
-        argv=tuple(server_process.command(server_conf(data))),
+        argv=tuple(
+            server_process.command(server_conf(data.resolve()))
+        ),  # `stop_left_over` reads it
         restart="nats-server" not in unattended,
         retell=_of_nats_server,
     )
@@ -192,10 +194,18 @@ def stop_left_over(data: Path) -> None:
         return
     for _ in range(LEFT_OVER_LOOKS):
         told = subprocess.run(
-            ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False
+            ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, check=False
         )
-        if os.fsencode(server_conf(data)) not in told.stdout:
+        if not _runs_on(told.stdout, server_conf(data.resolve())):
             return
         os.kill(pid, signal.SIGTERM)
         time.sleep(LOOK_EVERY_SECONDS)
     raise CliError(f"a nats-server on {data} does not end: process {pid}", Exit.FAULT)
+
+
+def _runs_on(command: bytes, conf: Path) -> bool:
+    """Tell whether this is the command line of a server with this configuration, its last argument.
+
+    A process id is used again: it may be another folder's server by now.
+    """
+    return command.rstrip(b"\n").endswith(b" --config " + os.fsencode(conf))
