@@ -1,5 +1,15 @@
 """The command line: what people touch."""
 
-from services.cli.app import main
+import sys
 
-__all__ = ["main"]
+CTRL_C = 130  # as of a program that SIGINT ended
+
+
+def main() -> None:
+    """Run the command line; the entry point of the console script."""
+    try:
+        from services.cli.app import main as command_line  # here: loading it can be cut off too
+
+        command_line()
+    except KeyboardInterrupt:
+        sys.exit(CTRL_C)
