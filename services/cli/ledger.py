@@ -55,7 +55,11 @@ def replay(
     ] = None,
     identity: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Only events about a SPIFFE id, or service.NAME."),
+        typer.Option(metavar="ID", help="Only events about a SPIFFE id, or service.NAME (plain)."),
+    ] = None,
+    serial: Annotated[
+        str | None,
+        typer.Option(metavar="HEX", help="Only the certificate of this serial, however written."),
     ] = None,
     json: JsonOption = False,
     follow: Annotated[
@@ -79,6 +83,7 @@ def replay(
         since=_moment(since) if since else None,
         event_type=event_type,
         identity=identity,
+        serial=serial,
     )
     target = find(
         data=data, context=context, user=user, datacenter=datacenter, default_user="auditor"
@@ -205,12 +210,15 @@ def _json_line(recorded: Recorded) -> str:
 
 
 def _line(recorded: Recorded) -> str:
+    from services.cli.facts import facts, word
+
     envelope = recorded.envelope
     place = f"{recorded.sequence}.{recorded.position}"
     kind = envelope.type.removeprefix("caledger.").rpartition(".")[0]
-    about = f"{envelope.subject}"
-    term = f" term {envelope.term}" if envelope.term is not None else ""
-    return f"{place:>10}  {recorded.stored:%Y-%m-%d %H:%M:%S}Z  {kind:<22} {about}{term}"
+    told = [word(envelope.subject), *facts(recorded.event)]
+    if envelope.term is not None:
+        told.append(f"term={envelope.term}")
+    return f"{place:>10}  {recorded.stored:%Y-%m-%d %H:%M:%S}Z  {kind:<22} {' '.join(told)}"
 
 
 def _moment(text: str) -> datetime:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
-from typing import Self
+from typing import Final, Self
 
 from events.base import Struct
 from events.catalogue import TYPES, UPCASTERS
 from events.envelope import Recorded
+from events.leaves import LeafIssued
 from services.cli.common import CliError, Exit
 from services.pki import spiffe
+
+_SERIAL: Final = re.compile(r"(?:serial=)?(?:0x)?0*([0-9a-f]{1,40})", re.IGNORECASE)
 
 
 class Selection(Struct):
@@ -21,6 +25,7 @@ class Selection(Struct):
     types: frozenset[str] | None
     spiffe_id: str | None
     service: str | None
+    serial: str | None
 
     @classmethod
     def of(
@@ -31,6 +36,7 @@ class Selection(Struct):
         since: datetime | None = None,
         event_type: str | None = None,
         identity: str | None = None,
+        serial: str | None = None,
     ) -> Self:
         """Read what a user asked for; raises CliError."""
         spiffe_id = service = None
@@ -50,6 +56,7 @@ class Selection(Struct):
             types=_types(event_type) if event_type is not None else None,
             spiffe_id=spiffe_id,
             service=service,
+            serial=_serial(serial) if serial is not None else None,
         )
 
     def takes(self, recorded: Recorded) -> bool:
@@ -59,6 +66,7 @@ class Selection(Struct):
             and (self.types is None or recorded.envelope.type in self.types)
             and (self.spiffe_id is None or recorded.envelope.subject == self.spiffe_id)
             and (self.service is None or self.service == _service(recorded.envelope.subject))
+            and (self.serial is None or self.serial == _serial_of(recorded))
         )
 
 
@@ -67,6 +75,18 @@ def _check(spiffe_id: str) -> None:
         spiffe.parse(spiffe_id)
     except spiffe.SpiffeIdError as error:
         raise CliError(f"{spiffe_id!r} is no identity: {error}", Exit.USAGE) from error
+
+
+def _serial(text: str) -> str:
+    """Return a serial number as the ledger has it, however it is written; raises CliError."""
+    found = _SERIAL.fullmatch(text.strip().replace(":", ""))
+    if found is None:
+        raise CliError(f"{text!r} is no serial number: hex digits, with colons or not", Exit.USAGE)
+    return found[1].lower()
+
+
+def _serial_of(recorded: Recorded) -> str | None:
+    return recorded.event.serial if isinstance(recorded.event, LeafIssued) else None
 
 
 def _types(name: str) -> frozenset[str]:

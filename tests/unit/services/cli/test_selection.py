@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec import Raw
 
 from events.envelope import Envelope, Recorded
 from events.leadership import LeadershipReleased
+from events.leaves import LeafIssued
 from services.cli.common import CliError, Exit
 from services.cli.selection import Selection
 from tests.factories import NOW, WEB, service_uri
+
+LEAF_ISSUED = Path(__file__).parents[3] / "golden" / "events" / "caledger.leaf.issued.v1.json"
 
 
 def recorded(
@@ -35,6 +40,12 @@ def recorded(
         event=LeadershipReleased(node="n", term=1, reason="shutdown"),  # only the envelope counts
         raw=b"{}",
     )
+
+
+def issued(serial: str) -> Recorded:
+    [sample] = msgspec.json.decode(LEAF_ISSUED.read_bytes())
+    event = msgspec.convert({**sample["data"], "serial": serial}, LeafIssued)
+    return msgspec.structs.replace(recorded(), event=event)
 
 
 def test_without_an_option_everything_is_shown() -> None:
@@ -87,3 +98,22 @@ def test_what_is_no_identity_is_refused(identity: str) -> None:
 def test_a_type_that_is_unknown_is_refused_and_the_known_ones_are_told() -> None:
     with pytest.raises(CliError, match=r"leaf\.issued"):
         Selection.of(event_type="leaf.eaten")
+
+
+@pytest.mark.parametrize(
+    "written", ["0a:1b:c0", "a1bc0", "0A1BC0", "000A1BC0", "serial=0A1BC0\n", "0xa1bc0"]
+)
+def test_a_serial_is_found_however_it_is_written(written: str) -> None:
+    asked = Selection.of(serial=written)
+
+    assert asked.takes(issued("a1bc0"))
+    assert not asked.takes(issued("a1bc"))
+    assert not asked.takes(recorded())
+
+
+@pytest.mark.parametrize("written", ["", ":", "0x", "xyz", "1" * 41, "-1", "a b"])
+def test_what_is_no_serial_is_refused(written: str) -> None:
+    with pytest.raises(CliError, match="no serial number") as refused:
+        Selection.of(serial=written)
+
+    assert refused.value.code is Exit.USAGE

@@ -1,0 +1,131 @@
+"""What a line of `caledger ledger replay` tells of an event, beside what it is about."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final, assert_never
+
+from events.authority import (
+    CAConfigured,
+    IntermediateInstalled,
+    KeyCreated,
+    RootActivated,
+    RootPublished,
+)
+from events.catalogue import AnyEvent
+from events.leadership import LeadershipAcquired, LeadershipReleased
+from events.leaves import LeafIssued, LeafRefusalsCounted, LeafRefused
+from events.signers import Assignment, GrantGiven, GrantWithdrawn, SignersAssigned
+from services.pki.pem import colon_hex
+
+RUN_DIGITS: Final = 8  # of a signer's run: the random end of a ULID tells runs apart
+
+_WORD: Final = re.compile(r"[!#-~]+")  # ASCII that can be seen, without quotes and spaces
+
+
+def word(text: str) -> str:
+    """Return text as one word of a line: whatever else it holds is quoted as in JSON."""
+    return text if _WORD.fullmatch(text) else _quoted(text)
+
+
+def facts(event: AnyEvent) -> Iterator[str]:
+    """Yield `name=value` words: what an auditor looks for in an event of this type."""
+    match event:
+        case LeadershipAcquired():
+            yield f"lease={event.lease_revision}"
+        case LeadershipReleased() | GrantWithdrawn():
+            yield f"reason={event.reason}"
+        case CAConfigured() | KeyCreated() | RootPublished() | IntermediateInstalled():
+            yield from _authority(event)
+        case RootActivated():
+            return  # its subject is the root
+        case SignersAssigned():
+            yield f"reason={event.reason}"
+            yield from map(_assignment, event.assignments)
+            for change in ("granted", "withdrawn"):
+                runs = getattr(event, change)
+                if runs:
+                    yield f"{change}={','.join(map(_run, runs))}"
+        case GrantGiven():
+            yield _assignment(event.assignment)
+            yield f"key={event.assignment.signing_key_id}"
+            yield f"rate={event.assignment.rate_per_second:g}/s"
+        case LeafIssued() | LeafRefused() | LeafRefusalsCounted():
+            yield from _leaf(event)
+        case _:
+            assert_never(event)
+
+
+def _authority(
+    event: CAConfigured | KeyCreated | RootPublished | IntermediateInstalled,
+) -> Iterator[str]:
+    match event:
+        case CAConfigured(config=config):
+            yield f"trust_domain={word(event.trust_domain)}"
+            yield f"key_type={config.private_key_type}{config.private_key_bits}"
+            yield f"leaf_ttl={config.leaf_cert_ttl_seconds}s"
+            yield f"intermediate_ttl={config.intermediate_cert_ttl_seconds}s"
+            yield f"root_ttl={config.root_cert_ttl_seconds}s"
+            yield f"csr_max={config.csr_max_per_second:g}/s"
+            yield f"leaf_signer={config.leaf_signer}"
+        case KeyCreated():
+            yield f"purpose={event.purpose}"
+            yield f"key={event.key_id}"
+            yield f"key_type={event.key_type}{event.key_bits}"
+        case RootPublished():
+            yield f"name={word(event.name)}"
+            yield f"key={event.key_id}"
+            yield f"until={_moment(event.not_after)}"
+        case IntermediateInstalled():
+            yield f"root={word(event.root_id)}"
+            yield f"key={event.signing_key_id}"
+            yield f"until={_moment(event.not_after)}"
+
+
+def _leaf(event: LeafIssued | LeafRefused | LeafRefusalsCounted) -> Iterator[str]:
+    match event:
+        case LeafIssued():
+            yield f"serial={colon_hex(event.serial)}"
+            yield f"until={_moment(event.not_after)}"
+            yield from _asked(event)
+        case LeafRefused():
+            yield f"code={event.code}"
+            yield from _asked(event)
+            yield f"message={_quoted(event.message)}"
+        case LeafRefusalsCounted():
+            yield f"since={_moment(event.since)}"
+            yield f"until={_moment(event.until)}"
+            for counted in event.counts:
+                requester = "" if counted.requester is None else f":{word(counted.requester)}"
+                yield f"{counted.code}{requester}={counted.count}"
+
+
+def _asked(event: LeafIssued | LeafRefused) -> Iterator[str]:
+    """Yield who asked, under which id, and who answered."""
+    if event.requester is not None:
+        yield f"requester={word(event.requester)}"
+    if event.request_id is not None:
+        yield f"request={event.request_id}"
+    yield f"signer={_run(event.signer)}"
+
+
+def _assignment(assignment: Assignment) -> str:
+    return (
+        f"signer={_run(assignment.signer)} node={assignment.node}/{assignment.slot} "
+        f"partitions={len(assignment.partitions)}"
+    )
+
+
+def _run(signer: str) -> str:
+    return signer[-RUN_DIGITS:]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text).replace("\x7f", "\\u007f")
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
