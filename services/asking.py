@@ -15,7 +15,7 @@ from services import error_reply
 from services.clock import Entropy
 from services.error_reply import ErrorTold
 from services.refusals import RefusedError
-from services.transport import NotPermittedError
+from services.transport import NotPermittedError, TransportError
 
 ASK_AGAIN_SECONDS: Final = 0.25  # of silence: a lost signer costs latency, not errors
 ASK_AGAIN_GROWTH: Final = 1.5  # after each further silence: an outage is followed by no herd (F16)
@@ -40,7 +40,7 @@ def patience(sendings: int, fraction: float) -> float:
     return seconds * (1 + ASK_AGAIN_SPREAD * (2 * fraction - 1))
 
 
-Heard = Msg | NoAnswerError | NotPermittedError
+Heard = Msg | TransportError
 
 
 class Asker:
@@ -58,11 +58,11 @@ class Asker:
         for queue in self._waiting.get(subject.lower(), ()):
             queue.put_nowait(NotPermittedError(f"this user may not use {subject}"))
 
-    def closed(self) -> None:
+    def closed(self, why: TransportError) -> None:
         """Take the end of the connection."""
         for queues in self._waiting.values():
             for queue in queues:
-                queue.put_nowait(NoAnswerError("the server has ended this connection"))
+                queue.put_nowait(why)
 
     @contextmanager
     def heard(self, subject: str, queue: asyncio.Queue[Heard]) -> Iterator[None]:
@@ -82,12 +82,12 @@ class Asker:
         """Return the answer, and how often it was asked for: the same bytes after each silence.
 
         Every sending names the same inbox, so that a late answer to the first counts as well.
-        "Not ready" is no answer yet where it says when to ask again; in the end, it is what is
-        raised.
+        "Not ready" and "rate limited" are no answer yet where they say when to ask again; in the
+        end, it is what is raised.
         """
         answers: asyncio.Queue[Heard] = asyncio.Queue()
         inbox = nc.new_inbox()
-        not_ready: RefusedError | None = None
+        not_yet: RefusedError | None = None
         sendings = 0
         try:
             subscription = await nc.subscribe(inbox, cb=answers.put)
@@ -99,17 +99,17 @@ class Asker:
                             sendings += 1
                             wait = patience(sendings, self._entropy.fraction())
                             while (answer := await _answer(answers, wait)) is not None:
-                                if (not_ready := _not_ready(answer)) is None:
+                                if (not_yet := _not_yet(answer)) is None:
                                     return answer, sendings
-                                if not_ready.retry_after is None:
-                                    raise not_ready
-                                wait = max(wait, not_ready.retry_after)
+                                if not_yet.retry_after is None:
+                                    raise not_yet
+                                wait = max(wait, not_yet.retry_after)
             finally:
                 if not nc.is_closed:
                     await subscription.unsubscribe()
         except TimeoutError:
-            raise not_ready or NoAnswerError(
-                f"no answer on {subject} within {timeout:g} s"
+            raise not_yet or NoAnswerError(
+                f"no answer on {subject} within {timeout:.3g} s"
             ) from None
         except NatsError as error:
             raise NoAnswerError(f"{subject}: {error}") from error
@@ -137,8 +137,8 @@ def error_of(answer: Msg) -> ErrorTold | None:
         raise NoAnswerError(f"an answer that cannot be read: {error}") from error
 
 
-def _not_ready(answer: Msg) -> RefusedError | None:
+def _not_yet(answer: Msg) -> RefusedError | None:
     error = error_of(answer)
-    if error is None or error.code != "not_ready":
+    if error is None or error.code not in ("not_ready", "rate_limited"):
         return None
     return RefusedError(error.code, error.message, retry_after=error.retry_after)

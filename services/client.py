@@ -57,6 +57,7 @@ class CaClient:
         creds: Path | None,
         ca: Path | None = None,
         name: str = "caledger",
+        timeout: float = transport.CONNECT_TIMEOUT_SECONDS,
     ) -> Self:
         """Connect; the inbox prefix follows from the creds. Raises TransportError."""
         asker = Asker(SystemEntropy())
@@ -67,6 +68,7 @@ class CaClient:
             name=name,
             on_permission_error=asker.forbidden,
             on_closed=asker.closed,
+            timeout=timeout,
         )
         return cls(nc, datacenter, asker)
 
@@ -95,6 +97,13 @@ class CaClient:
     async def roots(self, *, timeout: float = ANSWER_SECONDS) -> bytes:
         """Return the trust bundle, Consul's Roots JSON, as a root-manager holds it now."""
         return await self._request(self.subjects.roots_get, b"", timeout)
+
+    async def stored_roots(self, *, timeout: float = ANSWER_SECONDS) -> bytes:
+        """Return the trust bundle as it was last published; no root-manager is needed for it."""
+        query: dict[str, object] = {"last_by_subj": self.subjects.roots_log}
+        if (read := await self._read_roots(query, timeout)) is None:
+            return await self.roots(timeout=timeout)
+        return read[1]
 
     async def watch_roots(self) -> AsyncIterator[bytes]:
         """Yield the stored trust bundle, then each later one, for ever.
@@ -185,10 +194,10 @@ class CaClient:
         headers = answer.headers or {}
         return int(headers.get("Nats-Sequence", "0"))  # 404: there is none
 
-    async def _read_roots(self, query: dict[str, object]) -> tuple[int, bytes] | None:
-        answer, _ = await self._ask(
-            self.subjects.roots_read, msgspec.json.encode(query), ANSWER_SECONDS
-        )
+    async def _read_roots(
+        self, query: dict[str, object], timeout: float = ANSWER_SECONDS
+    ) -> tuple[int, bytes] | None:
+        answer, _ = await self._ask(self.subjects.roots_read, msgspec.json.encode(query), timeout)
         headers = answer.headers or {}
         if "Nats-Sequence" not in headers:  # 404: there is none
             return None

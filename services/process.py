@@ -71,6 +71,8 @@ def run_worker(
     with_parent: bool = False,
 ) -> Ended:
     """Run one worker until SIGTERM or SIGINT; `with_parent`: also until stdin ends."""
+    from services.startup import StoppedError
+
     log_to_stderr(style=style)
     log = structlog.get_logger()
     if sys.flags.optimize:
@@ -79,6 +81,8 @@ def run_worker(
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(worker, config_file, slot, style, with_parent))
+    except StoppedError:
+        return Ended.STOPPED
     except Exception as error:  # the one place of the process that takes all; see `judge`
         ended, message = judge(error)
         if ended is Ended.BUG:

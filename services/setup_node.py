@@ -72,7 +72,9 @@ async def set_up(options: NodeOptions) -> NodeConfig:
     if not made:
         await _make_streams(options, layout, node)
     elif node.embedded is None:
-        await _check(node)  # a server of ours shows its streams to each worker that starts
+        await _check(node)
+    else:  # it shows its streams to each worker that starts
+        _see_store(options.data, layout)
     return node
 
 
@@ -186,6 +188,17 @@ async def _create(options: NodeOptions, node: NodeConfig) -> None:
             subjects,
             replicas=options.replicas,
             duplicate_window=node.duplicate_window_seconds,
+        )
+
+
+def _see_store(data: Path, layout: NatsLayout) -> None:
+    """Raise SetupError where the folder of our own server has lost the ledger that was made."""
+    store = layout.folder / "jetstream"
+    stream = layout.subjects.ledger_stream
+    if next(store.glob(f"*/streams/{stream}"), None) is None:
+        raise streams.SetupError(
+            f"{store} does not hold {stream}, which was made ({_marker(data)}); it is never made "
+            "again: put the folder back as it was, or begin anew with another --data"
         )
 
 

@@ -42,11 +42,18 @@ class Worker:
     entropy: Entropy = field(default_factory=SystemEntropy)
 
 
+class StoppedError(Exception):
+    """Told to stop before there was a connection: nothing was begun."""
+
+
 @asynccontextmanager
-async def opened(config: NodeConfig, worker: str, *, wait: bool = True) -> AsyncIterator[Worker]:
+async def opened(
+    config: NodeConfig, worker: str, *, stop: asyncio.Event | None = None
+) -> AsyncIterator[Worker]:
     """Connect as `worker` until the block ends, and check the server's durability and every stream.
 
-    Waits for a server that is not there yet; without `wait` raises UnreachableError. Raises
+    Waits for a server that is not there yet, until `stop` is set: raises StoppedError then. Without
+    `stop` it does not wait: raises UnreachableError. Raises
     SetupError where an acknowledged write could be lost, or where a stream is missing or differs
     from what `caledger init` made: no worker ever makes one. Durability is checked again after each
     reconnect, before anything is appended, and every minute: a server may come back with other
@@ -59,7 +66,7 @@ async def opened(config: NodeConfig, worker: str, *, wait: bool = True) -> Async
         worker,
         on_disconnected=durability.lost,
         on_reconnected=durability.reconnected,
-        wait=wait,
+        stop=stop,
     )
     watching = None
     window = config.duplicate_window_seconds
@@ -84,19 +91,34 @@ async def connected(
     what: str = "",
     on_disconnected: Callable[[], None] | None = None,
     on_reconnected: Callable[[], Awaitable[None]] | None = None,
-    wait: bool = True,
+    stop: asyncio.Event | None = None,
 ) -> Client:
-    """Return a connection as `worker`, called so and `what` it is for; raises TransportError."""
-    return await transport.connect(
-        config.nats.servers,
-        creds=config.creds_file(worker),
-        ca=config.nats.ca,
-        name=" ".join(filter(None, (worker, config.node, what))),
-        on_closed=_end_process,
-        on_disconnected=on_disconnected,
-        on_reconnected=on_reconnected,
-        wait=wait,
+    """Return a connection as `worker`, named so and `what` it is for.
+
+    Waits for a server until `stop` is set, or not at all without it; raises StoppedError,
+    TransportError.
+    """
+    connecting = asyncio.create_task(
+        transport.connect(
+            config.nats.servers,
+            creds=config.creds_file(worker),
+            ca=config.nats.ca,
+            name=" ".join(filter(None, (worker, config.node, what))),
+            on_closed=_end_process,
+            on_disconnected=on_disconnected,
+            on_reconnected=on_reconnected,
+            wait=stop is not None,
+        )
     )
+    stopping = asyncio.create_task((stop or asyncio.Event()).wait())
+    try:
+        await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            raise StoppedError
+        return connecting.result()
+    finally:
+        stopping.cancel()
+        connecting.cancel()
 
 
 class _Durability:
@@ -142,7 +164,7 @@ class _Durability:
             self.known = self.known or losses == self._losses
 
 
-def _end_process() -> None:
+def _end_process(_: transport.TransportError) -> None:
     """End where the server has closed our connection for good, as it does to a user it bars.
 
     Nothing can be finished or lost without it; whoever is started next asks the ledger.

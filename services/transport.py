@@ -22,6 +22,7 @@ from tenacity import (
     RetryCallState,
     retry_if_exception_type,
     stop_after_attempt,
+    stop_after_delay,
     stop_never,
     wait_exponential_jitter,
 )
@@ -69,10 +70,11 @@ async def connect(
     ca: Path | None,
     name: str,
     on_permission_error: Callable[[str], None] | None = None,
-    on_closed: Callable[[], None] | None = None,
+    on_closed: Callable[[TransportError], None] | None = None,
     on_disconnected: Callable[[], None] | None = None,
     on_reconnected: Callable[[], Awaitable[None]] | None = None,
     wait: bool = False,
+    timeout: float = CONNECT_TIMEOUT_SECONDS,
 ) -> Client:
     """Return a connection that reconnects for ever, until it is closed.
 
@@ -81,10 +83,10 @@ async def connect(
     server that is learned of. Without: only servers on a loopback address.
 
     `on_permission_error` hears the subject of every publish or subscription that was refused.
-    `on_closed` is called when the connection has ended for good, and not by `close`: the server
-    said that it must (a user revoked or expired). `on_disconnected` is called before it is tried to
+    `on_closed` hears why the connection has ended for good, not by `close`: the server said that it
+    must (a user revoked or expired). `on_disconnected` is called before it is tried to
     connect again, `on_reconnected` is awaited after that.
-    `wait`: try for ever, and say so.
+    `wait`: try for ever, and say so; otherwise for `timeout` seconds at most.
 
     Raises SetupError, and (not with `wait`) UnreachableError, NotSecureError or NotPermittedError.
     """
@@ -96,14 +98,15 @@ async def connect(
         client = _Client(
             route, log, on_permission_error, on_closed, on_disconnected, on_reconnected
         )
-        await client.open(creds=creds, inbox_prefix=prefix, name=name)
+        await client.open(creds=creds, inbox_prefix=prefix, name=name, timeout=timeout)
         return client
 
     again: tuple[type[TransportError], ...] = (UnreachableError, NotSecureError, HungUpError)
     if wait:
         again = (*again, NotPermittedError)
+    attempts = stop_after_attempt(len(servers) + ATTEMPTS_MORE)
     retrying = AsyncRetrying(
-        stop=stop_never if wait else stop_after_attempt(len(servers) + ATTEMPTS_MORE),
+        stop=stop_never if wait else attempts | stop_after_delay(timeout / 2),
         wait=wait_exponential_jitter(multiplier=RECONNECT_WAIT_SECONDS, max=2.0, jitter=0.1),
         retry=retry_if_exception_type(again),
         before_sleep=_say(log) if wait else None,
@@ -121,7 +124,7 @@ class _Client(Client):
         route: Route,
         log: structlog.typing.FilteringBoundLogger,
         on_permission_error: Callable[[str], None] | None,
-        on_closed: Callable[[], None] | None,
+        on_closed: Callable[[TransportError], None] | None,
         on_disconnected: Callable[[], None] | None,
         on_reconnected: Callable[[], Awaitable[None]] | None,
     ) -> None:
@@ -142,28 +145,31 @@ class _Client(Client):
         self._transport = Transport(route)
         self._ps = wire.WireParser(self)
 
-    async def open(self, *, creds: Path | None, inbox_prefix: str, name: str) -> None:
+    async def open(
+        self, *, creds: Path | None, inbox_prefix: str, name: str, timeout: float
+    ) -> None:
         """Connect once: each server is tried until one answers; raises TransportError."""
         try:
-            await self.connect(
-                self._route.servers,
-                name=name,
-                user_credentials=None if creds is None else str(creds),
-                inbox_prefix=inbox_prefix,
-                tls=self._route.context,
-                tls_handshake_first=self._route.context is not None,
-                allow_reconnect=False,  # for the first time, see below
-                max_reconnect_attempts=1,
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                reconnect_time_wait=0,  # `next_server` says how long
-                ping_interval=PING_SECONDS,
-                max_outstanding_pings=2,
-                error_cb=self._failed,
-                disconnected_cb=self._disconnected,
-                reconnected_cb=self._reconnected,
-                closed_cb=self._closed,
-                reconnect_to_server_handler=self._route.next_server,
-            )
+            async with asyncio.timeout(timeout * len(self._route.servers)):
+                await self.connect(
+                    self._route.servers,
+                    name=name,
+                    user_credentials=None if creds is None else str(creds),
+                    inbox_prefix=inbox_prefix,
+                    tls=self._route.context,
+                    tls_handshake_first=self._route.context is not None,
+                    allow_reconnect=False,  # for the first time, see below
+                    max_reconnect_attempts=1,
+                    connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                    reconnect_time_wait=0,  # `next_server` says how long
+                    ping_interval=PING_SECONDS,
+                    max_outstanding_pings=2,
+                    error_cb=self._failed,
+                    disconnected_cb=self._disconnected,
+                    reconnected_cb=self._reconnected,
+                    closed_cb=self._closed,
+                    reconnect_to_server_handler=self._route.next_server,
+                )
             if not self.is_connected:  # nats-py returns all the same where it was turned away
                 raise ConnectionResetError("the server hung up")
         except (OSError, ValueError, nats_errors.Error) as error:
@@ -274,7 +280,7 @@ class _Client(Client):
 
     async def _reconnected(self) -> None:
         url = self.connected_url
-        self._log.info("connected again", server=url.netloc if url else "")
+        self._log.warning("connected again", server=url.netloc if url else "")
         if self._on_reconnected is not None:
             await self._on_reconnected()
 
@@ -286,7 +292,7 @@ class _Client(Client):
             return
         self._log.error("the server closed the connection", error=str(self.last_error))
         if self._on_closed is not None:
-            self._on_closed()
+            self._on_closed(_explain(self.last_error or ConnectionError(), self._route.servers))
 
 
 def _inbox_prefix(creds: Path | None) -> str:
@@ -304,9 +310,13 @@ def _explain(error: Exception, servers: list[str]) -> TransportError:
     if isinstance(error, ssl.SSLError):
         return NotSecureError(f"{where}: no TLS with a server that our transport CA knows: {text}")
     if isinstance(error, ConnectionResetError):
-        return HungUpError(f"{where}: the server hangs up on these credentials")
+        return HungUpError(
+            f"{where}: the server hangs up on these credentials; they may be of another caledger's"
+        )
     if "authorization" in text.lower() or "authentication" in text.lower():
         return NotPermittedError(f"{where}: the server refuses these credentials: {text}")
+    if isinstance(error, TimeoutError | nats_errors.TimeoutError):
+        text = "no answer"
     return UnreachableError(f"{where}: {text}")
 
 

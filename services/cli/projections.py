@@ -22,7 +22,7 @@ app = typer.Typer(
 
 
 @app.command("rebuild")
-def rebuild(data: FolderOption = None) -> None:
+def rebuild(json: JsonOption = False, data: FolderOption = None) -> None:
     """Fold the whole ledger into a new file, and put it in the old one's place.
 
     Works while everything runs: the old file serves until the new one is complete. The rows are
@@ -31,16 +31,23 @@ def rebuild(data: FolderOption = None) -> None:
     node = node_of(data)
     with _told():
         position = run(_rebuild(node))
-    say(f"{node.projections_file}: rebuilt up to sequence {position}")
+    if json:
+        _print_json({"file": str(node.projections_file), "position": position})
+    else:
+        say(f"{node.projections_file}: rebuilt up to sequence {position}")
 
 
 @app.command("position")
-def position(data: FolderOption = None) -> None:
+def position(json: JsonOption = False, data: FolderOption = None) -> None:
     """Print the ledger's sequence that the projections are up to."""
     from projections.store import read_meta
 
     with _told():
-        print(read_meta(node_of(data).projections_file).position)
+        reached = read_meta(node_of(data).projections_file).position
+    if json:
+        _print_json({"position": reached})
+    else:
+        print(reached)
 
 
 @app.command("show")
@@ -75,11 +82,9 @@ def show(
 
 
 def _counts(reader: IssuanceReader, *, json: bool) -> None:
-    import msgspec
-
     counts = reader.counts()
     if json:
-        print(msgspec.json.encode(counts).decode())
+        _print_json(counts)
         return
     print(f"ledger sequence    {counts.position}")
     print(f"leaves issued      {counts.leaves}")
@@ -88,15 +93,13 @@ def _counts(reader: IssuanceReader, *, json: bool) -> None:
 
 
 def _leaves(reader: IssuanceReader, asked: Selection, limit: int, *, json: bool) -> None:
-    import msgspec
-
     if asked.spiffe_id is not None:
         at, found = reader.by_identity(asked.spiffe_id, limit=limit)
     else:
         assert asked.service is not None, "an identity is one or the other"
         at, found = reader.by_name("service", asked.service, limit=limit)
     if json:
-        print(msgspec.json.encode({"position": at, "leaves": found}).decode())
+        _print_json({"position": at, "leaves": found})
         return
     from rich.table import Table
 
@@ -121,8 +124,14 @@ async def _rebuild(node: NodeConfig) -> int:
     from services.replicator.rebuild import rebuild as fold_all
     from services.startup import opened
 
-    async with opened(node, "replicator", wait=False) as worker:
+    async with opened(node, "replicator") as worker:
         return await fold_all(worker.ledger, datacenter=node.datacenter, path=node.projections_file)
+
+
+def _print_json(document: object) -> None:
+    import msgspec
+
+    print(msgspec.json.encode(document).decode())
 
 
 @contextmanager

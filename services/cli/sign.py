@@ -88,7 +88,7 @@ def service(
     with told():
         files = SigningFiles(name, out)
     target = find(data=data, context=context, user=user, datacenter=datacenter)
-    reply = run(_sign(target, files, csr, request_id, key_type.value, timeout))
+    reply = run(_sign(target, files, csr, request_id, key_type.value, timeout, json=json))
     if json:
         print(reply.decode())
     else:
@@ -102,9 +102,12 @@ async def _sign(
     request_id: str | None,
     key_type: str,
     timeout: float,
+    *,
+    json: bool,
 ) -> bytes:
     import asyncio
 
+    from services import error_reply
     from services.asking import NoAnswerError, RefusedLateError
     from services.cli.errors import judge
     from services.clock import SystemClock, SystemEntropy
@@ -118,7 +121,7 @@ async def _sign(
 
     async with target.client() as client:
         files.finish()
-        bundle = await client.roots(timeout=timeout)
+        bundle = await client.stored_roots(timeout=left())
         chosen = request_id or SystemEntropy().ulid(SystemClock().now())
         try:
             if csr_file is None and request_id is not None and not files.waits(request_id):
@@ -136,6 +139,8 @@ async def _sign(
                 files.forget(chosen)  # no signer was asked
             raise
         except (NoAnswerError, RefusedError) as error:
+            if json and isinstance(error, RefusedError):
+                print(error_reply.encode(error)[0].decode())
             if isinstance(error, RefusedError) and error.code not in _ASK_AGAIN:
                 asked_before = request_id is not None or isinstance(error, RefusedLateError)
                 if error.code in _NEVER_ISSUED and not asked_before:

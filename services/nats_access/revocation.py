@@ -65,14 +65,14 @@ async def revoke_user(
         write_atomically(layout.token("clients"), token.encode())
         reached("user.token_written")
         write_accounts_conf(layout)
-        await _push(layout, token, servers=servers, ca=ca)
-        reached("user.pushed")
         if entry.revoked is None:
             known = {revocation.key for revocation in entry.revocations}
             fresh = (Revocation(key=key, at=now) for key in entry.keys if key not in known)
             revocations = (*entry.revocations, *fresh)
             entry = msgspec.structs.replace(entry, revoked=now, revocations=revocations)
             write(layout, entry)
+        await _push(layout, token, servers=servers, ca=ca)
+        reached("user.pushed")
         layout.client_creds(name).unlink(missing_ok=True)
         layout.context(name).unlink(missing_ok=True)
 

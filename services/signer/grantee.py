@@ -49,7 +49,9 @@ class Grantee:
             held = holdings.changed(held, grant)
         await self._desk.take_up(state, held)
         self._grants.clear()  # not before: taking it up may fail, and is tried again
-        if held.grant_sequence != self.holdings.grant_sequence:
+        if held.grant_sequence == 0:
+            _log.info("no grant any more", partitions_given_back=len(self.holdings.partitions))
+        elif held.grant_sequence != self.holdings.grant_sequence:
             _log.info(
                 "grant",
                 sequence=held.grant_sequence,

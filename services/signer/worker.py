@@ -30,8 +30,8 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
     ends: its supervisor starts another run with an id of its own, which takes its partitions.
     A run never takes a second lease: what it knew belongs to its grants.
     """
-    async with opened(config, "signer") as worker:
-        requests = await connected(config, "signer", what="requests")
+    async with opened(config, "signer", stop=stop) as worker:
+        requests = await connected(config, "signer", what="requests", stop=stop)
         try:
             with closing(IssuanceReader(config.projections_file)) as index:
                 await _serve(worker, requests, index, stop=stop, slot=slot)

@@ -35,7 +35,8 @@ class Ca:
 
     async def begin(self) -> None:
         async def roots(message: Msg) -> None:
-            await message.respond(BUNDLE)
+            headers = {"Nats-Sequence": "1"}
+            await self.nc.publish(message.reply, BUNDLE, headers=headers)
 
         async def signer(message: Msg) -> None:
             code = self.say.pop(0) if len(self.say) > 1 else self.say[0]
@@ -44,7 +45,7 @@ class Ca:
                     json.dumps({"error": {"code": code, "message": "no"}}).encode()
                 )
 
-        await self.nc.subscribe("ca.dc1.roots.get", cb=roots)
+        await self.nc.subscribe("ca.dc1.roots.read", cb=roots)
         await self.nc.subscribe("ca.dc1.work.>", cb=signer)
         await self.nc.flush()
 
@@ -54,7 +55,7 @@ class Ca:
         target = Target((self.server.url,), None, None, "dc1")
         files = SigningFiles("web", self.folder)
         with pytest.raises((CliError, RefusedError)) as failed:
-            await _sign(target, files, None, request_id, "p256", 1.0)
+            await _sign(target, files, None, request_id, "p256", 1.0, json=False)
         return failed.value
 
     def keys(self) -> list[str]:

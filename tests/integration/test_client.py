@@ -138,15 +138,38 @@ async def test_a_no_is_final_and_carries_the_code(ca: CaClient, nc: Client) -> N
     async def signer(message: Msg) -> None:
         nonlocal asked
         asked += 1
-        await message.respond(refusal("rate_limited"))
+        await message.respond(refusal("internal"))
 
     await nc.subscribe(WEB, cb=signer)
     await nc.flush()
 
     with pytest.raises(RefusedError) as refused:
         await ca.sign("web", "CSR", request_id="R1")
-    assert (refused.value.code, refused.value.retry_after, asked) == ("rate_limited", 2, 1)
+    assert (refused.value.code, refused.value.retry_after, asked) == ("internal", 2, 1)
     assert not isinstance(refused.value, RefusedLateError)
+
+
+async def test_who_is_rate_limited_asks_again_when_he_is_told_to_while_there_is_time(
+    ca: CaClient, nc: Client
+) -> None:
+    asked: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def signer(message: Msg) -> None:
+        asked.append(loop.time())
+        if len(asked) == 2:
+            await message.respond(b'{"CertPEM": "x"}')
+        else:
+            await message.respond(refusal("rate_limited", retry_after=0.5))
+
+    await nc.subscribe(WEB, cb=signer)
+    await nc.flush()
+
+    assert await ca.sign("web", "CSR", request_id="R1") == b'{"CertPEM": "x"}'
+    assert asked[1] - asked[0] >= 0.5
+    with pytest.raises(RefusedError) as refused:
+        await ca.sign("web", "CSR", request_id="R2", timeout=0.2)
+    assert refused.value.code == "rate_limited"
 
 
 async def test_an_answer_that_cannot_be_read_is_no_answer(ca: CaClient, nc: Client) -> None:

@@ -523,9 +523,9 @@ async def test_a_user_that_is_added_can_connect_at_once(access: AccessServer) ->
 
 async def test_a_revoked_user_is_cut_off_at_once_and_for_ever(access: AccessServer) -> None:
     access.add_user("shop", ["service.shop"])
-    ended = asyncio.Event()
+    ended = asyncio.Queue[transport.TransportError]()
     await transport.connect(
-        [access.url], creds=access.creds("shop"), ca=None, name="shop", on_closed=ended.set
+        [access.url], creds=access.creds("shop"), ca=None, name="shop", on_closed=ended.put_nowait
     )
     kept = access.data / "shop.creds"
     kept.write_bytes(access.creds("shop").read_bytes())
@@ -533,7 +533,9 @@ async def test_a_revoked_user_is_cut_off_at_once_and_for_ever(access: AccessServ
 
     await access.revoke("shop")
 
-    await asyncio.wait_for(ended.wait(), 5)
+    why = await asyncio.wait_for(ended.get(), 5)
+    assert isinstance(why, transport.NotPermittedError)
+    assert "revoked" in str(why)
     assert other.is_connected
     assert not access.creds("shop").exists()
     with pytest.raises(transport.NotPermittedError):

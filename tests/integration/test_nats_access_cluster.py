@@ -93,16 +93,19 @@ async def test_streams_are_replicated_and_a_revoked_user_is_shut_out_everywhere(
     )
     kept = layout.data / "kept.creds"
     kept.write_bytes(files.creds.read_bytes())
-    cut = [asyncio.Event() for _ in cluster.urls]
-    for url, event in zip(cluster.urls, cut, strict=True):
-        await transport.connect([url], creds=kept, ca=cluster.ca, name="shop", on_closed=event.set)
+    cut = asyncio.Queue[transport.TransportError]()
+    for url in cluster.urls:
+        await transport.connect(
+            [url], creds=kept, ca=cluster.ca, name="shop", on_closed=cut.put_nowait
+        )
 
     await revocation.revoke_user(
         layout, "shop", kek=KEK, servers=cluster.urls, ca=cluster.ca, clock=CLOCK
     )
 
     async with asyncio.timeout(10):
-        await asyncio.gather(*(event.wait() for event in cut))
+        for _ in cluster.urls:
+            assert isinstance(await cut.get(), transport.NotPermittedError)
     await cluster.processes[2].stop()
     await cluster.processes[2].start()
     with pytest.raises(transport.NotPermittedError):
