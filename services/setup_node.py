@@ -7,7 +7,6 @@ by running it again. Streams are made once, ever: a marker says that they were.
 from __future__ import annotations
 
 import json
-import re
 import secrets  # noqa: TID251 - key-encryption keys are made here, once, and decide nothing
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,17 +38,15 @@ from services.node_file import (
 
 KEKS: Final = ("root", "signing", "nats")
 
-_HEX: Final = re.compile(r"[0-9a-fA-F]{64}")
-
 
 def server_conf(data: Path) -> Path:
     """Return the configuration of the node's own nats-server."""
     return NatsLayout(data, DEFAULT_DATACENTER).server_conf
 
 
-def nats_kek(data: Path) -> bytes:
-    """Return the key that seals NATS's own seeds; raises ConfigError."""
-    return bytes.fromhex(_read_kek(data / "keys" / "nats.kek"))
+def nats_kek(data: Path) -> KeyEncryptionKey:
+    """Return the key that seals NATS's own seeds; raises KeyEncryptionKeyError."""
+    return _load_kek(data / "keys" / "nats.kek")
 
 
 async def set_up(options: NodeOptions) -> NodeConfig:
@@ -147,16 +144,6 @@ def _check_file(kek: Path) -> Path:
 
 def _load_kek(file: Path) -> KeyEncryptionKey:
     return load_kek(f"file:{file}")
-
-
-def _read_kek(file: Path) -> str:
-    try:
-        text = file.read_text().strip()
-    except OSError as error:
-        raise config.ConfigError(f"{file}: {error.strerror}") from error
-    if not _HEX.fullmatch(text):
-        raise config.ConfigError(f"{file} holds no key-encryption key: 64 hex characters")
-    return text
 
 
 async def _make_streams(options: NodeOptions, layout: NatsLayout, node: NodeConfig) -> None:

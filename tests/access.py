@@ -14,13 +14,14 @@ from nats.aio.client import Client
 
 from services import streams, transport
 from services.clock import SystemClock
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import contexts, provision, revocation, tls, users
 from services.nats_access.layout import NatsLayout
 from services.nats_access.permissions import CA, WORKERS, Role
 from services.nats_access.server_process import ServerProcess, free_port
 
 DATACENTER: Final = "dc1"
-KEK: Final = bytes(range(32))
+KEK: Final = KeyEncryptionKey(bytes(range(32)))
 CLOCK: Final = SystemClock()
 
 

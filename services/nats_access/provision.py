@@ -11,6 +11,7 @@ from typing import Final
 
 from services.breakpoints import reached
 from services.clock import Clock, SystemClock
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import accounts, jwt, revocation, seeds, server_config, users
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import CLIENTS_SIGNING, ONLINE_SEEDS, OPERATOR_SIGNING, NatsLayout
@@ -39,7 +40,7 @@ class ProvisionError(Exception):
 def provision(
     data_dir: Path,
     datacenter: str,
-    nats_kek: bytes,
+    nats_kek: KeyEncryptionKey,
     *,
     clock: Clock = _CLOCK,
     in_use: bool = False,
@@ -98,7 +99,7 @@ def write_server_conf(
 class _Keys:
     """The seeds: opened when they are needed, made only while nothing was signed with them."""
 
-    def __init__(self, layout: NatsLayout, kek: bytes) -> None:
+    def __init__(self, layout: NatsLayout, kek: KeyEncryptionKey) -> None:
         self._layout = layout
         self._kek = kek
         self._may_make = not layout.token("operator").exists()
@@ -119,7 +120,7 @@ class _Keys:
         return key
 
 
-def _check(layout: NatsLayout, kek: bytes) -> None:
+def _check(layout: NatsLayout, kek: KeyEncryptionKey) -> None:
     operator = layout.token("operator")
     if operator.exists():
         found = jwt.read(operator).name

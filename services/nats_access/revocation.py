@@ -17,6 +17,7 @@ from events.base import Struct
 from services import transport
 from services.breakpoints import reached
 from services.clock import Clock
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import jwt, seeds
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import OPERATOR_SIGNING, NatsLayout
@@ -44,7 +45,7 @@ async def revoke_user(
     layout: NatsLayout,
     name: str,
     *,
-    kek: bytes,
+    kek: KeyEncryptionKey,
     servers: Sequence[str],
     ca: Path | None,
     clock: Clock,

@@ -1,29 +1,24 @@
 """NATS's own keys (nkeys, Ed25519), and the sealed files that hold their seeds.
 
-They stand outside NATS because NATS needs them to start. A sealed file is a version byte, a nonce
-of 12 bytes and AES-256-GCM under the `nats` key-encryption key; its associated data is the file's
-purpose, so that no file passes for another.
+They stand outside NATS because NATS needs them to start. A sealed file is a version byte, and what
+the `nats` key-encryption key sealed, bound to the purpose of the file: none passes for another.
 """
 
 from __future__ import annotations
 
 import enum
-import os
 from pathlib import Path
 from typing import Any, Final
 
 import nkeys
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from services.keys.kek import NONCE_BYTES, KeyEncryptionKey, SealBrokenError
 from services.nats_access.files import write_atomically
 
-KEK_BYTES: Final = 32
 SEALED_BYTES_MAX: Final = 4096
 
 _VERSION: Final = b"\x01"
-_NONCE_BYTES: Final = 12
 
 
 class SeedError(Exception):
@@ -70,41 +65,33 @@ class Nkey:
         return f"<nkey {self.public}>"
 
 
-def seal(file: Path, secret: bytes, kek: bytes) -> None:
-    """Write a secret that only `kek` (32 bytes) opens again, as this file only."""
-    nonce = os.urandom(_NONCE_BYTES)
-    sealed = AESGCM(_checked(kek)).encrypt(nonce, secret, _purpose(file))
-    write_atomically(file, _VERSION + nonce + sealed, mode=0o600)
+def seal(file: Path, secret: bytes, kek: KeyEncryptionKey) -> None:
+    """Write a secret that only `kek` opens again, as this file only."""
+    sealed = kek.seal(secret, bound_to=_purpose(file))
+    write_atomically(file, _VERSION + sealed, mode=0o600)
 
 
-def unseal(file: Path, kek: bytes) -> bytes:
+def unseal(file: Path, kek: KeyEncryptionKey) -> bytes:
     """Return what was sealed; raises SeedError where there is no such file, and WrongKeyError."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise SeedError(f"{file}: {error.strerror}") from error
-    if content[:1] != _VERSION or not _NONCE_BYTES + 17 < len(content) <= SEALED_BYTES_MAX:
+    if content[:1] != _VERSION or not NONCE_BYTES + 17 < len(content) <= SEALED_BYTES_MAX:
         raise SeedError(f"{file}: not a sealed file that this version reads")
-    nonce, sealed = content[1 : 1 + _NONCE_BYTES], content[1 + _NONCE_BYTES :]
     try:
-        return AESGCM(_checked(kek)).decrypt(nonce, sealed, _purpose(file))
-    except InvalidTag as error:
+        return kek.open(content[1:], bound_to=_purpose(file))
+    except SealBrokenError as error:
         raise WrongKeyError(
             f"{file} does not open: the key-encryption key (nats.kek) is not the one it was "
             "sealed with, or the file is damaged; nothing was changed"
         ) from error
 
 
-def load(file: Path, kek: bytes) -> Nkey:
+def load(file: Path, kek: KeyEncryptionKey) -> Nkey:
     """Return a sealed key; raises as `unseal` does."""
     return Nkey(unseal(file, kek))
 
 
 def _purpose(file: Path) -> bytes:
     return f"caledger/nats/{file.stem}".encode()
-
-
-def _checked(kek: bytes) -> bytes:
-    if len(kek) != KEK_BYTES:
-        raise SeedError(f"a key-encryption key has {KEK_BYTES} bytes, not {len(kek)}")
-    return kek

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import addresses, route
 from services.nats_access.files import write_atomically
 from services.nats_access.seeds import seal, unseal
@@ -39,7 +40,7 @@ def ensure(
     folder: Path,
     *,
     listen: str,
-    kek: bytes,
+    kek: KeyEncryptionKey,
     datacenter: str,
     now: datetime,
     advertise: Sequence[str] = (),
@@ -63,7 +64,7 @@ def ensure(
 
 
 def _make_ca(
-    certificate: Path, sealed: Path, *, kek: bytes, datacenter: str, now: datetime
+    certificate: Path, sealed: Path, *, kek: KeyEncryptionKey, datacenter: str, now: datetime
 ) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name(f"caledger {datacenter} NATS transport CA")

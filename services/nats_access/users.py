@@ -18,6 +18,7 @@ import msgspec
 from events.base import Struct
 from services.breakpoints import reached
 from services.clock import Clock
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import contexts, jwt, seeds
 from services.nats_access.accounts import user_claims
 from services.nats_access.files import write_atomically
@@ -82,7 +83,7 @@ def add_user(
     expires: timedelta | None,
     url: str,
     ca: Path | None,
-    kek: bytes,
+    kek: KeyEncryptionKey,
     clock: Clock,
 ) -> UserFiles:
     """Make a user who may ask certificates for these identities; it can connect at once.
@@ -205,7 +206,7 @@ def issue(
 
 
 def issue_ready(
-    layout: NatsLayout, creds: Path, *, services: Sequence[str], kek: bytes, clock: Clock
+    layout: NatsLayout, creds: Path, *, services: Sequence[str], kek: KeyEncryptionKey, clock: Clock
 ) -> None:
     """Write creds for who asks whether every partition answers, for these names; raises SeedError.
 

@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
 from services import transport
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import jwt, provision, revocation, users
 from services.nats_access.permissions import CLAIMS_UPDATE, WORKERS, Role, permissions, streams_of
 from services.nats_access.seeds import WrongKeyError
@@ -679,7 +680,7 @@ async def test_revoking_with_the_wrong_key_changes_nothing(access: AccessServer)
         await revocation.revoke_user(
             access.layout,
             "shop",
-            kek=bytes(32),
+            kek=KeyEncryptionKey(bytes(32)),
             servers=[access.url],
             ca=None,
             clock=CLOCK,

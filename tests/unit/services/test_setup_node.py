@@ -8,9 +8,9 @@ import pytest
 
 from services.config import ConfigError
 from services.keys.interface import WrongKeyEncryptionKeyError
-from services.keys.kek import load
+from services.keys.kek import KeyEncryptionKeyError, load
 from services.node_file import NodeOptions, settle
-from services.setup_node import KEKS, set_up
+from services.setup_node import KEKS, nats_kek, set_up
 
 SECRET = "5a" * 32
 
@@ -57,3 +57,12 @@ async def test_a_wrong_key_is_told_before_another_is_made(tmp_path: Path, name: 
         await set_up(options)
 
     assert held(tmp_path) == before
+
+
+def test_the_key_of_nats_seeds_is_refused_too_where_others_may_read_it(tmp_path: Path) -> None:
+    begun(tmp_path, "nats")
+    file = tmp_path / "keys" / "nats.kek"
+    file.chmod(0o640)
+
+    with pytest.raises(KeyEncryptionKeyError, match="chmod 600"):
+        nats_kek(tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access.provision import provision
 from tests.unit.services.cli.test_common import node
 
@@ -52,7 +53,7 @@ CALEDGER = (sys.executable, "-m", "services.cli")
 @pytest.mark.parametrize("arguments", [["--help"], ["user", "add", "--help"], ["user", "list"]])
 def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path, arguments: list[str]) -> None:
     """Whatever writes: click, rich's help, or a table."""
-    provision(node(tmp_path), "east", bytes(32))
+    provision(node(tmp_path), "east", KeyEncryptionKey(bytes(32)))
     reads, writes = os.pipe()
     os.close(reads)
     with os.fdopen(writes, "wb") as pipe:
@@ -69,7 +70,7 @@ def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path, arguments: list[str
 
 @pytest.mark.parametrize("arguments", ["--help", "schema", "user list", "user list --json"])
 def test_output_that_is_closed_is_told_in_a_line(tmp_path: Path, arguments: str) -> None:
-    provision(node(tmp_path), "east", bytes(32))
+    provision(node(tmp_path), "east", KeyEncryptionKey(bytes(32)))
     ran = subprocess.run(
         ["sh", "-c", f"{' '.join(CALEDGER)} {arguments} >&-"],
         capture_output=True,

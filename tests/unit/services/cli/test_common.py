@@ -13,7 +13,7 @@ from services.cli.common import CliError, Exit, Target, find
 from services.cli.errors import judge
 from services.config import ConfigError
 from services.keys.interface import WrongKeyEncryptionKeyError
-from services.keys.kek import KeyEncryptionKeyError
+from services.keys.kek import KeyEncryptionKey, KeyEncryptionKeyError
 from services.nats_access.provision import provision
 from services.nats_access.revocation import NotTakenError
 from services.nats_access.seeds import WrongKeyError
@@ -96,7 +96,7 @@ def test_the_environment_names_servers_creds_and_ca() -> None:
 
 
 def test_the_creds_tell_the_datacenter(tmp_path: Path) -> None:
-    layout = provision(tmp_path, "west", bytes(32))
+    layout = provision(tmp_path, "west", KeyEncryptionKey(bytes(32)))
     environment = {
         "NATS_URL": "nats://127.0.0.1:1",
         "NATS_CREDS": str(layout.client_creds("admin")),

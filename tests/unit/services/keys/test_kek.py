@@ -30,6 +30,12 @@ def test_what_is_sealed_opens_with_the_same_key_and_binding_only() -> None:
         KeyEncryptionKey(bytes(32)).open(sealed, bound_to=b"here")
 
 
+@pytest.mark.parametrize("size", [0, 16, 31, 33, 64])
+def test_a_key_encryption_key_has_32_bytes(size: int) -> None:
+    with pytest.raises(KeyEncryptionKeyError, match="32 bytes"):
+        KeyEncryptionKey(bytes(size))
+
+
 def test_every_altered_byte_and_every_cut_is_noticed() -> None:
     kek = KeyEncryptionKey(SECRET)
     sealed = kek.seal(b"plain", bound_to=b"")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import jwt, provision, revocation, users
 from services.nats_access.layout import NatsLayout
 from services.nats_access.provision import ProvisionError
 from services.nats_access.seeds import SeedError, WrongKeyError
 
-KEK = bytes(range(32))
+KEK = KeyEncryptionKey(bytes(range(32)))
 STEPS = [
     "init.nats_seed_operator",
     "init.nats_seed_clients-signing",
@@ -79,7 +80,8 @@ def test_a_second_time_nothing_changes(tmp_path: Path) -> None:
 def test_a_crash_at_any_step_is_finished_by_the_next_run(tmp_path: Path, step: str) -> None:
     program = (
         "from pathlib import Path; from services.nats_access import provision; "
-        f"provision.provision(Path({str(tmp_path)!r}), 'dc1', bytes(range(32)))"
+        "from services.keys.kek import KeyEncryptionKey; kek = KeyEncryptionKey(bytes(range(32))); "
+        f"provision.provision(Path({str(tmp_path)!r}), 'dc1', kek)"
     )
     stop_at = {"CALEDGER_TESTING_STOP_AT": f"{step}=KILL"}
     crashed = subprocess.run(
@@ -102,7 +104,7 @@ def test_the_wrong_key_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
     before = contents(tmp_path)
 
     with pytest.raises(WrongKeyError):
-        provision.provision(tmp_path, "dc1", bytes(32))
+        provision.provision(tmp_path, "dc1", KeyEncryptionKey(bytes(32)))
 
     assert contents(tmp_path) == before
 

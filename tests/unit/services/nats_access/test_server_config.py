@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from services.clock import SystemClock
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import provision, server_config, tls
 from services.nats_access.server_config import ClearTextError, Cluster, Server
 from services.nats_access.server_process import ServerProcess, find_binary, free_port
 
-KEK = bytes(range(32))
+KEK = KeyEncryptionKey(bytes(range(32)))
 SERVER = Server(
     name="n1",
     datacenter="dc1",

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import tls
 from services.nats_access.addresses import host_names, local_addresses
 from services.nats_access.seeds import WrongKeyError
 from services.nats_access.server_config import TlsFiles
 
-KEK = bytes(range(32))
+KEK = KeyEncryptionKey(bytes(range(32)))
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -103,7 +104,9 @@ def test_the_wrong_key_makes_no_certificate_and_changes_nothing(tmp_path: Path) 
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
 
     with pytest.raises(WrongKeyError):
-        tls.ensure(tmp_path, listen="192.0.2.7", kek=bytes(32), datacenter="dc1", now=NOW)
+        tls.ensure(
+            tmp_path, listen="192.0.2.7", kek=KeyEncryptionKey(bytes(32)), datacenter="dc1", now=NOW
+        )
 
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 

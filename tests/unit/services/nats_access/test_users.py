@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from services.clock import SystemClock
+from services.keys.kek import KeyEncryptionKey
 from services.nats_access import contexts, jwt, provision, revocation, users
 from services.nats_access.layout import NatsLayout
 from services.nats_access.permissions import BadGrantError
 from services.nats_access.seeds import WrongKeyError
 from services.nats_access.users import UserError
 
-KEK = bytes(range(32))
+KEK = KeyEncryptionKey(bytes(range(32)))
 CLOCK = SystemClock()
 URL = "nats://127.0.0.1:4222"
 
@@ -31,7 +32,11 @@ def layout(tmp_path: Path) -> NatsLayout:
 
 
 def add(
-    layout: NatsLayout, name: str, *sign: str, expires: timedelta | None = None, kek: bytes = KEK
+    layout: NatsLayout,
+    name: str,
+    *sign: str,
+    expires: timedelta | None = None,
+    kek: KeyEncryptionKey = KEK,
 ) -> users.UserFiles:
     return users.add_user(
         layout, name, sign=sign, expires=expires, url=URL, ca=None, kek=kek, clock=Noon()
@@ -106,7 +111,7 @@ def test_an_identity_that_is_none_adds_nobody(layout: NatsLayout) -> None:
 
 def test_the_wrong_key_adds_nobody(layout: NatsLayout) -> None:
     with pytest.raises(WrongKeyError):
-        add(layout, "shop", "service.web", kek=bytes(32))
+        add(layout, "shop", "service.web", kek=KeyEncryptionKey(bytes(32)))
 
     assert users.find(layout, "shop") is None
     assert not layout.client_creds("shop").exists()
