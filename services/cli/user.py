@@ -40,12 +40,14 @@ def add(
         typer.Option(
             "--sign",
             metavar="IDENTITY",
-            help="May ask for certificates of service.NAME, or 'service.*' for all; repeatable.",
+            help="May ask for certificates of service.NAME (the plain name, not encoded), or of "
+            "'service.*' for all; repeatable.",
         ),
     ] = None,
     expires: Annotated[
         str | None, typer.Option(metavar="TIME", help="For how long: 90m, 12h, 30d.")
     ] = None,
+    json: JsonOption = False,
     data: FolderOption = None,
 ) -> None:
     """Add a user: a creds file and a `nats` context, which work at once.
@@ -58,9 +60,10 @@ def add(
     from services.setup_node import nats_kek
 
     lasts = _duration(expires) if expires else None
+    encoded = [_encoded(identity) for identity in sign or ()]
     with told():
         layout, node = _node(data)
-        first = users.role_of(name, sign or ()) in users.FIRST_USERS
+        first = users.role_of(name, encoded) in users.FIRST_USERS
         lost = first and users.is_lost(layout, name)
     if lost:
         _revoke(layout, node, name)
@@ -69,13 +72,16 @@ def add(
         made = users.add_user(
             layout,
             name,
-            sign=sign or (),
+            sign=encoded,
             expires=lasts,
             url=",".join(node.nats.servers),
             ca=node.nats.ca,
             kek=nats_kek(layout.data),
             clock=SystemClock(),
         )
+    if json:
+        _print_json({"user": name, "creds": str(made.creds), "context": str(made.context)})
+        return
     print(f"creds    {made.creds}")
     print(f"context  {made.context}")
 
@@ -92,14 +98,18 @@ def list_users(json: JsonOption = False, data: FolderOption = None) -> None:
 
     with told():
         layout, _ = _node(data)
-        found = users.list_users(layout)
+        found = [
+            msgspec.structs.replace(
+                user, sign=("*",) if user.role == "admin" else tuple(map(_plain, user.sign))
+            )
+            for user in users.list_users(layout)
+        ]
     if json:
         for user in found:
-            every = user.role == "admin"
-            told_user = msgspec.structs.replace(user, sign=("*",)) if every else user
-            print(msgspec.json.encode(told_user).decode())
+            _print_json(user)
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     for column in ("user", "role", "may sign", "issued", "expires", "revoked"):
@@ -109,7 +119,7 @@ def list_users(json: JsonOption = False, data: FolderOption = None) -> None:
         table.add_row(
             user.name,
             user.role,
-            "*" if user.role == "admin" else " ".join(user.sign),
+            Text(" ".join(user.sign)),  # a name is text, and no markup
             *(f"{moment:%Y-%m-%d %H:%M}" if moment else "" for moment in moments),
         )
     show(table)
@@ -121,6 +131,7 @@ def list_users(json: JsonOption = False, data: FolderOption = None) -> None:
 @app.command("revoke")
 def revoke(
     name: Annotated[str, typer.Argument(help="The user to shut out.")],
+    json: JsonOption = False,
     data: FolderOption = None,
 ) -> None:
     """Shut a user out, at once and for good; the name can be given out again.
@@ -130,7 +141,10 @@ def revoke(
     with told():
         layout, node = _node(data)
     _revoke(layout, node, name)
-    say(f"{name} is shut out")
+    if json:
+        _print_json({"user": name, "revoked": True})
+    else:
+        say(f"{name} is shut out")
 
 
 def _revoke(layout: NatsLayout, node: NodeConfig, name: str) -> None:
@@ -157,6 +171,48 @@ def _node(data: Path | None) -> tuple[NatsLayout, NodeConfig]:
 
     node = node_of(data)
     return provision.load(folder(data)), node
+
+
+def _encoded(identity: str) -> str:
+    """Return an identity whose name is plain as the register has it; raises CliError."""
+    from events.subjects import BadNameError, encode_name
+    from services.nats_access.permissions import EVERY_NAME, SIGN_KINDS
+
+    kind, dot, name = identity.partition(".")
+    if kind not in SIGN_KINDS or not dot:
+        raise CliError(
+            f"--sign {identity}: write " + " or ".join(f"{kind}.NAME" for kind in SIGN_KINDS),
+            Exit.USAGE,
+        )
+    if name == EVERY_NAME:
+        return identity
+    if {"*", ">"} & set(name):  # nobody who writes `service.web*` means the service of that name
+        raise CliError(
+            f"--sign {identity}: of patterns there is only '{kind}.{EVERY_NAME}'; what holds * or "
+            "> is no name to be given to a user",
+            Exit.USAGE,
+        )
+    try:
+        return f"{kind}.{encode_name(name)}"
+    except BadNameError as error:
+        raise CliError(f"--sign {identity}: {error}", Exit.USAGE) from error
+
+
+def _plain(identity: str) -> str:
+    """Return an identity of the register with the name as it is."""
+    from events.subjects import BadNameError, decode_name
+
+    kind, dot, name = identity.partition(".")
+    try:
+        return f"{kind}{dot}{decode_name(name)}"
+    except BadNameError:  # `*`, or a name that an earlier version wrote down as it was typed
+        return identity
+
+
+def _print_json(document: object) -> None:
+    import msgspec
+
+    print(msgspec.json.encode(document).decode())
 
 
 def _duration(text: str) -> timedelta:
