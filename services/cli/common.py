@@ -49,7 +49,7 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="Folder of a caledger node (else CALEDGER_DATA, else ./.caledger).",
+        help="Folder of a caledger node (else CALEDGER_DATA, else NATS_URL, else ./.caledger).",
         rich_help_panel="Where",
     ),
 ]
@@ -140,10 +140,10 @@ def told() -> Iterator[None]:
 def node_of(data: Path | None) -> NodeConfig:
     """Return the configuration of a node's folder; raises CliError."""
     from services import config
-    from services.node_file import config_file
 
+    base = folder(data)
     with told():
-        return config.load(config_file(folder(data)))
+        return config.load(_node_file(base, "--data or CALEDGER_DATA"))
 
 
 def folder(data: Path | None) -> Path:
@@ -152,29 +152,73 @@ def folder(data: Path | None) -> Path:
     return data or (Path(named) if named else DEFAULT_DATA)
 
 
+def _node_file(base: Path, otherwise: str) -> Path:
+    """Return the caledger.toml of a folder; raises CliError where the folder is not a node's."""
+    file = base / "caledger.toml"
+    if not file.exists():
+        raise CliError(
+            f"{base} is no folder of a caledger node: start one with `caledger dev --data {base}`, "
+            f"or say where it is: {otherwise}",
+            Exit.USAGE,
+        )
+    return file
+
+
 class Target:
-    """A server, and whom to be there."""
+    """A server, and whom to be there; `source`: the environment variable that named it."""
 
     def __init__(
-        self, servers: tuple[str, ...], creds: Path | None, ca: Path | None, datacenter: str
+        self,
+        servers: tuple[str, ...],
+        creds: Path | None,
+        ca: Path | None,
+        datacenter: str,
+        *,
+        source: str | None = None,
     ) -> None:
         self.servers = servers
         self.creds = creds
         self.ca = ca
         self.datacenter = datacenter
+        self.source = source
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[CaClient]:
-        """Be connected until the block ends; raises TransportError."""
+        """Be connected until the block ends; raises TransportError, BadNameError, CliError."""
+        from events.subjects import check_datacenter
         from services.client import CaClient
 
-        client = await CaClient.connect(
-            self.servers, datacenter=self.datacenter, creds=self.creds, ca=self.ca
-        )
+        check_datacenter(self.datacenter)  # before there is a connection to close
+        with self._sourced():
+            client = await CaClient.connect(
+                self.servers, datacenter=self.datacenter, creds=self.creds, ca=self.ca
+            )
+            try:
+                yield client
+            finally:
+                await client.close()
+
+    @contextmanager
+    def _sourced(self) -> Iterator[None]:
+        """Tell, of an environment variable that is easily forgotten, that it named the server."""
+        from events.log import UnreachableError
+        from services.asking import NoAnswerError
+        from services.cli.errors import judge
+        from services.transport import NotPermittedError, TransportError
+
         try:
-            yield client
-        finally:
-            await client.close()
+            yield
+        except (TransportError, NoAnswerError, UnreachableError) as error:
+            judged = judge(error)
+            if self.source is None or judged is None:
+                raise
+            if isinstance(error, NotPermittedError) and self.creds is None:
+                raise CliError(
+                    f"not permitted: {', '.join(self.servers)} (from {self.source}) wants "
+                    "credentials, and NATS_CREDS is not set",
+                    Exit.NOT_PERMITTED,
+                ) from error
+            raise CliError(f"{judged} (server from {self.source})", judged.code) from error
 
 
 def find(
@@ -188,15 +232,25 @@ def find(
 ) -> Target:
     """Find the server and the credentials.
 
-    In this order: `--data`, `--context`, CALEDGER_DATA, NATS_URL (with NATS_CREDS and NATS_CA), the
-    default folder. Raises CliError.
+    In this order: `--data` or `--context`, CALEDGER_DATA, NATS_URL (with NATS_CREDS and NATS_CA),
+    the default folder. Raises CliError, also where `user` names one and no folder is looked into.
     """
     if data is not None and context is not None:
         raise CliError("--data and --context each name a server: give one", Exit.USAGE)
     if context is not None:
+        if user is not None:
+            raise CliError(
+                f"--context {context} names its own credentials: leave out --user", Exit.USAGE
+            )
         return _from_context(_contexts(environment) / f"{context}.json", datacenter)
     if data is None and not environment.get("CALEDGER_DATA"):
         if environment.get("NATS_URL"):
+            if user is not None:
+                raise CliError(
+                    "--user names a user of a node's folder, and NATS_URL is set: with it, who you "
+                    "are is what NATS_CREDS says; unset NATS_URL, or name the folder with --data",
+                    Exit.USAGE,
+                )
             return _from_environment(environment, datacenter)
         for name in ("NATS_CREDS", "NATS_CA"):
             if environment.get(name):
@@ -211,12 +265,7 @@ def find(
 def _from_folder(base: Path, user: str, datacenter: str | None) -> Target:
     from services import config
 
-    if not (base / "caledger.toml").exists():
-        raise CliError(
-            f"{base} is no folder of a caledger node: start one with `caledger dev --data {base}`, "
-            "or say where it is: --data, --context, or NATS_URL and NATS_CREDS",
-            Exit.USAGE,
-        )
+    node_file = _node_file(base, "--data, --context, or NATS_URL and NATS_CREDS")
     file = base / "nats" / "context" / f"{user}.json"
     if not file.exists():
         raise CliError(
@@ -225,7 +274,7 @@ def _from_folder(base: Path, user: str, datacenter: str | None) -> Target:
             Exit.USAGE,
         )
     with told():
-        return _from_context(file, datacenter or config.load(base / "caledger.toml").datacenter)
+        return _from_context(file, datacenter or config.load(node_file).datacenter)
 
 
 def _from_context(file: Path, datacenter: str | None) -> Target:
@@ -257,6 +306,7 @@ def _from_environment(environment: Mapping[str, str], datacenter: str | None) ->
         creds=creds,
         ca=_path(environment.get("NATS_CA"), here),
         datacenter=datacenter or _datacenter_of(creds),
+        source="NATS_URL",
     )
 
 

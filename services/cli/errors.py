@@ -31,9 +31,9 @@ def judge(error: BaseException) -> CliError | None:
             wait = "" if error.retry_after is None else f" (retry after {error.retry_after:g} s)"
             return CliError(f"refused: {error.code}: {error.message}{wait}", Exit.FAULT)
         case transport.NotPermittedError():
-            return CliError(f"not permitted: {error}", Exit.NOT_PERMITTED)
+            return CliError(f"not permitted: {_text(error)}", Exit.NOT_PERMITTED)
         case NotTakenError():
-            return CliError(str(error), Exit.FAULT)
+            return CliError(_text(error), Exit.FAULT)
         case (
             config.ConfigError()
             | transport.SetupError()
@@ -49,9 +49,9 @@ def judge(error: BaseException) -> CliError | None:
             | SeedError()
             | UserError()
         ):
-            return CliError(str(error), Exit.USAGE)
+            return CliError(_text(error), Exit.USAGE)
         case asking.NoAnswerError() | transport.TransportError() | UnreachableError():
-            return CliError(f"not reachable: {error}", Exit.UNREACHABLE)
+            return CliError(f"not reachable: {_text(error)}", Exit.UNREACHABLE)
         case (
             streams.SetupError()
             | LedgerError()
@@ -59,8 +59,23 @@ def judge(error: BaseException) -> CliError | None:
             | KeyStoreError()
             | ServerError()
         ):
-            return CliError(str(error), Exit.FAULT)
+            return CliError(_text(error), Exit.FAULT)
         case OSError() if error.filename is not None and error.errno != errno.EPIPE:
             return CliError(f"{error.filename}: {error.strerror}", Exit.USAGE)
         case _:
             return None
+
+
+def _text(error: BaseException) -> str:
+    """Return an error's text, where what an OSError says stands as people write it.
+
+    Python writes "[Errno 2] No such file or directory: '/nope'" where the text names the file
+    already, and ('...',) for an error of ssl that has no number.
+    """
+    text = str(error)
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.args:
+            text = text.replace(str(cause), cause.strerror or str(cause.args[0]))
+        cause = cause.__cause__
+    return text

@@ -84,7 +84,9 @@ class SigningFiles:
         except OSError as error:
             raise CliError(f"{file}: {error.strerror}", Exit.USAGE) from error
         except ValueError as error:
-            raise CliError(f"{file} is no CSR: {error}", Exit.USAGE) from error
+            raise CliError(
+                f"{file} holds no CSR that can be read, PEM or DER", Exit.USAGE
+            ) from error
 
     def install(self, request_id: str, csr: str, reply: bytes, bundle: bytes) -> None:
         """Put everything in place; raises CliError where the certificate is not for our key."""

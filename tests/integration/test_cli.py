@@ -223,6 +223,10 @@ async def test_what_answers_nothing_is_not_reachable(dev: Caledger) -> None:
         ("ledger", "replay", "--since", "yesterday"),
         ("ledger", "replay", "--identity", "web"),
         ("ledger", "replay", "--from", "0"),
+        ("ledger", "replay", "--serial", "bogus"),
+        ("roots", "get", "--datacenter", "a.b"),
+        ("user", "list", "--data", "nowhere"),
+        ("projections", "position", "--data", "nowhere"),
         ("sign", "service"),
         ("sign", "service", ""),
         ("sign", "service", "x" * 300),
@@ -301,6 +305,25 @@ async def test_a_replay_is_limited_to_what_is_asked_for(dev: Caledger) -> None:
     assert future == []
 
 
+async def test_a_certificate_is_found_by_the_serial_that_sign_and_openssl_print(
+    dev: Caledger,
+) -> None:
+    signed = json.loads((await dev.run("sign", "service", "serial", "--json")).out)
+    file = dev.folder / "serial" / "serial.pem"
+    by_openssl = await openssl("x509", "-noout", "-serial", "-in", file, cwd=dev.folder)
+
+    found = [
+        events(await dev.run("ledger", "replay", "--json", "--serial", serial))
+        for serial in (signed["SerialNumber"], by_openssl, by_openssl.strip().split("=")[1])
+    ]
+    shown = await dev.run("ledger", "replay", "--serial", signed["SerialNumber"])
+
+    assert [[line["sequence"] for line in lines] for lines in found] == [
+        [signed["LedgerSequence"]]
+    ] * 3
+    assert f" serial={signed['SerialNumber']} " in shown.out
+
+
 async def test_a_replay_to_more_than_there_is_says_where_the_ledger_ends(dev: Caledger) -> None:
     ran = await dev.run("ledger", "replay", "--json", "--to", "1000000000")
 
@@ -339,13 +362,16 @@ async def test_the_projections_are_shown_and_rebuilt(dev: Caledger) -> None:
     uri = await identity(dev, "projected")
     reached = events(await dev.run("ledger", "replay", "--json"))[-1]["sequence"]
 
-    rebuilt = await dev.run("projections", "rebuild")
+    rebuilt = await dev.run("projections", "rebuild", "--json")
     position = await dev.run("projections", "position")
+    as_json = await dev.run("projections", "position", "--json")
     shown = json.loads((await dev.run("projections", "show", "--identity", uri, "--json")).out)
     by_name = await dev.run("projections", "show", "--identity", "service.projected", "--json")
 
     assert rebuilt.code == 0, rebuilt
+    assert json.loads(rebuilt.out)["position"] >= reached
     assert int(position.out) >= reached  # type: ignore[operator]  # a JSON number
+    assert json.loads(as_json.out)["position"] >= int(position.out)
     assert [leaf["leaf"]["name"] for leaf in shown["leaves"]] == ["projected"]
     assert json.loads(by_name.out)["leaves"] == shown["leaves"]
 
@@ -401,7 +427,7 @@ async def test_a_user_may_do_what_it_was_given_until_it_is_revoked(dev: Caledger
     may_not_read = await dev.run("ledger", "replay", "--user", "shop")
     listed = await dev.run("user", "list", "--json")
     creds = (dev.data / "nats" / "context" / "shop.creds").read_bytes()
-    revoked = await dev.run("user", "revoke", "shop")
+    revoked = await dev.run("user", "revoke", "shop", "--json")
     (dev.folder / "kept.creds").write_bytes(creds)
     afterwards = await run(
         *("sign", "service", "shop"),
@@ -413,6 +439,7 @@ async def test_a_user_may_do_what_it_was_given_until_it_is_revoked(dev: Caledger
     )
 
     assert added.code == may.code == revoked.code == 0, (added, may, revoked)
+    assert json.loads(revoked.out) == {"user": "shop", "revoked": True}
     assert may_not.code == may_not_read.code == 4, (may_not, may_not_read)
     assert took < 5, "it waited for a time-out"
     assert not (dev.folder / "db" / "db.pem").exists()

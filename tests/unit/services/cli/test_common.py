@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.asking import NoAnswerError
-from services.cli.common import CliError, Exit, Target, find
+from services.cli.common import CliError, Exit, Target, find, node_of
 from services.cli.errors import judge
 from services.config import ConfigError
 from services.keys.interface import WrongKeyEncryptionKeyError
@@ -21,6 +21,7 @@ from services.nats_access.users import UserError
 from services.refusals import RefusedError
 from services.streams import SetupError
 from services.transport import NotPermittedError, NotSecureError, UnreachableError
+from tests.nats import free_port
 
 TOML = """
 datacenter = "east"
@@ -126,6 +127,48 @@ def test_credentials_without_their_server_are_not_ignored(tmp_path: Path, name: 
     assert error.value.code is Exit.USAGE
 
 
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [({"NATS_URL": "nats://elsewhere:1"}, {}), ({"XDG_CONFIG_HOME": "home"}, {"context": "ops"})],
+    ids=["NATS_URL", "--context"],
+)
+def test_a_user_of_a_folder_that_is_not_looked_into_is_not_ignored(
+    tmp_path: Path, environment: dict[str, str], options: dict[str, str]
+) -> None:
+    data = node(tmp_path / ".caledger", "admin", "shop")
+    node(tmp_path / "home", "ops")
+
+    with contextlib.chdir(tmp_path):
+        with pytest.raises(CliError, match="--user") as error:
+            found(environment, user="shop", **options)
+        assert found(environment, user="shop", data=data).servers == ("nats://shop:1",)
+
+    assert error.value.code is Exit.USAGE
+
+
+async def test_an_unreachable_server_of_the_environment_is_told_as_such(tmp_path: Path) -> None:
+    creds = provision(tmp_path, "west", KeyEncryptionKey(bytes(32))).client_creds("admin")
+    url = f"nats://127.0.0.1:{free_port()}"
+    target = found({"NATS_URL": url, "NATS_CREDS": str(creds)})
+
+    with pytest.raises(CliError, match=rf"{url}.*\(server from NATS_URL\)") as error:
+        async with target.client():
+            pass
+
+    assert error.value.code is Exit.UNREACHABLE
+
+
+def test_a_folder_that_is_none_is_told_alike_by_every_command(tmp_path: Path) -> None:
+    begins = f"{tmp_path} is no folder of a caledger node: start one with"
+
+    with pytest.raises(CliError, match=begins) as by_server:
+        found(data=tmp_path)
+    with pytest.raises(CliError, match=begins) as by_folder:
+        node_of(tmp_path)
+
+    assert by_server.value.code is by_folder.value.code is Exit.USAGE
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"creds": "x"}'])
 def test_a_context_that_is_none_is_told(tmp_path: Path, content: str) -> None:
     data = node(tmp_path, "admin")
@@ -165,3 +208,20 @@ def test_each_kind_of_error_has_its_exit_code(error: Exception, code: int) -> No
 
 def test_a_bug_is_no_message_for_users() -> None:
     assert judge(AssertionError("impossible")) is None
+
+
+async def test_what_python_writes_of_an_error_is_told_as_people_write_it(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    url = "nats://127.0.0.1:1"
+
+    with pytest.raises(CliError) as no_creds:
+        async with found({"NATS_URL": url, "NATS_CREDS": str(missing)}).client():
+            pass
+    with pytest.raises(CliError) as no_ca:
+        async with found({"NATS_URL": url, "NATS_CA": str(missing)}).client():
+            pass
+
+    for error in (no_creds, no_ca):
+        assert error.value.code is Exit.USAGE
+        assert f"{missing}: No such file or directory" in str(error.value)
+        assert "Errno" not in str(error.value)

@@ -217,3 +217,15 @@ def test_a_csr_made_elsewhere_is_read_as_pem_or_der(tmp_path: Path) -> None:
     files = SigningFiles("web", tmp_path)
 
     assert files.read_csr(tmp_path / "der") == files.read_csr(tmp_path / "pem")
+
+
+@pytest.mark.parametrize("content", [b"", b"no CSR", b"\x300", factories.pem_of(b"x")])
+def test_a_file_that_holds_no_csr_is_told_without_what_a_library_says(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "csr").write_bytes(content)
+
+    with pytest.raises(CliError) as error:
+        SigningFiles("web", tmp_path).read_csr(tmp_path / "csr")
+
+    assert str(error.value) == f"{tmp_path / 'csr'} holds no CSR that can be read, PEM or DER"
