@@ -210,7 +210,7 @@ class Target:
             yield
         except (TransportError, NoAnswerError, UnreachableError) as error:
             judged = judge(error)
-            if self.source is None or judged is None:
+            if self.source is None or judged is None or judged.code is Exit.USAGE:
                 raise
             if isinstance(error, NotPermittedError) and self.creds is None:
                 raise CliError(

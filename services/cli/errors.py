@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
+from typing import Final
 
 from events.catalogue import UnknownEventTypeError
 from events.log import LedgerError, UnreachableError
@@ -22,6 +25,8 @@ from services.nats_access.server_process import ServerError
 from services.nats_access.users import UserError
 from services.pki.spiffe import SpiffeIdError
 from services.refusals import RefusedError
+
+_CONNECT_FAILED: Final = re.compile(r"\[Errno (\d+)\] Connect call failed \([^()]*\)")  # asyncio's
 
 
 def judge(error: BaseException) -> CliError | None:
@@ -70,9 +75,10 @@ def _text(error: BaseException) -> str:
     """Return an error's text, where what an OSError says stands as people write it.
 
     Python writes "[Errno 2] No such file or directory: '/nope'" where the text names the file
-    already, and ('...',) for an error of ssl that has no number.
+    already, "[Errno 111] Connect call failed ('127.0.0.1', 4222)", and ('...',) for an error of ssl
+    that has no number.
     """
-    text = str(error)
+    text = _CONNECT_FAILED.sub(lambda found: os.strerror(int(found[1])), str(error))
     cause = error.__cause__
     while cause is not None:
         if isinstance(cause, OSError) and cause.args:

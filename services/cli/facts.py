@@ -52,7 +52,7 @@ def facts(event: AnyEvent) -> Iterator[str]:
         case GrantGiven():
             yield _assignment(event.assignment)
             yield f"key={event.assignment.signing_key_id}"
-            yield f"rate={event.assignment.rate_per_second:g}/s"
+            yield f"rate={_rate(event.assignment.rate_per_second)}"
         case LeafIssued() | LeafRefused() | LeafRefusalsCounted():
             yield from _leaf(event)
         case _:
@@ -69,7 +69,7 @@ def _authority(
             yield f"leaf_ttl={config.leaf_cert_ttl_seconds}s"
             yield f"intermediate_ttl={config.intermediate_cert_ttl_seconds}s"
             yield f"root_ttl={config.root_cert_ttl_seconds}s"
-            yield f"csr_max={config.csr_max_per_second:g}/s"
+            yield f"csr_max={_rate(config.csr_max_per_second)}"
             yield f"leaf_signer={config.leaf_signer}"
         case KeyCreated():
             yield f"purpose={event.purpose}"
@@ -125,6 +125,10 @@ def _run(signer: str) -> str:
 
 def _quoted(text: str) -> str:
     return json.dumps(text).replace("\x7f", "\\u007f")
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:g}/s" if per_second else "unlimited"
 
 
 def _moment(moment: datetime) -> str:

@@ -215,7 +215,8 @@ def _line(recorded: Recorded) -> str:
     envelope = recorded.envelope
     place = f"{recorded.sequence}.{recorded.position}"
     kind = envelope.type.removeprefix("caledger.").rpartition(".")[0]
-    told = [word(envelope.subject), *facts(recorded.event)]
+    about = word(envelope.subject)
+    told = [about, *(fact for fact in facts(recorded.event) if not fact.endswith(f"={about}"))]
     if envelope.term is not None:
         told.append(f"term={envelope.term}")
     return f"{place:>10}  {recorded.stored:%Y-%m-%d %H:%M:%S}Z  {kind:<22} {' '.join(told)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.asking import NoAnswerError
-from services.cli.common import CliError, Exit, Target, find, node_of
+from services.cli.common import CliError, Exit, Target, find, node_of, told
 from services.cli.errors import judge
 from services.config import ConfigError
 from services.keys.interface import WrongKeyEncryptionKeyError
@@ -151,7 +151,9 @@ async def test_an_unreachable_server_of_the_environment_is_told_as_such(tmp_path
     url = f"nats://127.0.0.1:{free_port()}"
     target = found({"NATS_URL": url, "NATS_CREDS": str(creds)})
 
-    with pytest.raises(CliError, match=rf"{url}.*\(server from NATS_URL\)") as error:
+    with pytest.raises(
+        CliError, match=rf"{url}: Connection refused \(server from NATS_URL\)"
+    ) as error:
         async with target.client():
             pass
 
@@ -214,14 +216,13 @@ async def test_what_python_writes_of_an_error_is_told_as_people_write_it(tmp_pat
     missing = tmp_path / "missing"
     url = "nats://127.0.0.1:1"
 
-    with pytest.raises(CliError) as no_creds:
+    with pytest.raises(CliError) as no_creds, told():
         async with found({"NATS_URL": url, "NATS_CREDS": str(missing)}).client():
             pass
-    with pytest.raises(CliError) as no_ca:
+    with pytest.raises(CliError) as no_ca, told():
         async with found({"NATS_URL": url, "NATS_CA": str(missing)}).client():
             pass
 
     for error in (no_creds, no_ca):
         assert error.value.code is Exit.USAGE
-        assert f"{missing}: No such file or directory" in str(error.value)
-        assert "Errno" not in str(error.value)
+        assert str(error.value).endswith(f"{missing}: No such file or directory")

@@ -64,3 +64,11 @@ def test_a_word_stays_as_it_is() -> None:
     assert word("spiffe://x.consul/ns/default/dc/dc1/svc/a%20b") == (
         "spiffe://x.consul/ns/default/dc/dc1/svc/a%20b"
     )
+
+
+def test_no_limit_is_told_in_words() -> None:
+    [sample] = msgspec.json.decode((GOLDEN / "caledger.grant.given.v1.json").read_bytes())
+    sample["data"]["assignment"]["rate_per_second"] = 0
+    event = CODEC.decode("caledger.grant.given.v1", msgspec.json.encode(sample["data"]))
+
+    assert list(facts(event))[-1] == "rate=unlimited"
