@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ import msgspec
 
 from events.base import Struct
 from events.leaves import LeafIssued
+from projections import store
 from projections.issuance_rows import PROJECTION, VERSION, LeafRow
 
 
@@ -38,7 +39,7 @@ class IssuanceCounts(Struct):
 
 
 class WentBackError(Exception):
-    """The projections file knows less than it did: deleted, or put back from a backup.
+    """The projections file knows less than it did: deleted, damaged, or put back from a backup.
 
     Whoever answered from it must not answer from it now: "not found" would be a lie.
     """
@@ -54,22 +55,24 @@ class IssuanceReader:
     """Reads the projections file that the node's replicator keeps. Opens by itself when it can.
 
     A missing file, and one of other software, is at position 0 and knows nothing. A file that is
-    replaced is noticed with the next question. Use from one thread.
+    replaced is noticed with the next question. One that is damaged where the replicator never looks
+    is deleted, as an operator may do: the replicator makes it anew. Use from one thread.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode of what is open
+        self._tried: tuple[int, int] | None = None  # the same of what was last tried to open
         self._highest = 0  # position that was seen
         self._behind = False  # the file is below that
 
     def position(self) -> int:
         """Return the sequence up to which the file holds the ledger; 0 where there is none."""
-        db = self._open()
-        if db is None:
-            return 0
-        return self._look(db)
+        with suppress(_DamagedError), self._damage_ends_it():
+            db = self._open()
+            return 0 if db is None else self._look(db)
+        return 0
 
     def find_all(
         self, requests: Sequence[tuple[str, str]]
@@ -80,14 +83,15 @@ class IssuanceReader:
         10 us each): most of what a question costs beside a busy writer is to begin and end it.
         Raises WentBackError where the file holds less than this reader has seen it hold.
         """
-        db = self._current()
-        if db is None:
-            return 0, {}
         found: dict[tuple[str, str], IssuedLeaf] = {}
-        with self._snapshot(db) as position:
-            for identity, request_id in requests:
-                for row in db.execute(_FIRST, (identity, request_id)):
-                    found[identity, request_id] = _issued(row)
+        with self._damage_ends_it():
+            db = self._current()
+            if db is None:
+                return 0, {}
+            with self._snapshot(db) as position:
+                for identity, request_id in requests:
+                    for row in db.execute(_FIRST, (identity, request_id)):
+                        found[identity, request_id] = _issued(row)
         return position, found
 
     def by_identity(self, identity: str, *, limit: int = 100) -> tuple[int, list[IssuedLeaf]]:
@@ -126,11 +130,24 @@ class IssuanceReader:
         self._db, self._file = None, None
 
     def _leaves(self, query: str, values: tuple[str | int, ...]) -> tuple[int, list[IssuedLeaf]]:
-        db = self._current()
-        if db is None:
-            return 0, []
-        with self._snapshot(db) as position:
-            return position, [_issued(row) for row in db.execute(query, values)]
+        with self._damage_ends_it():
+            db = self._current()
+            if db is None:
+                return 0, []
+            with self._snapshot(db) as position:
+                return position, [_issued(row) for row in db.execute(query, values)]
+
+    @contextmanager
+    def _damage_ends_it(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if not store.is_damage(error):
+                raise
+            self.close()
+            if self._tried is not None and _is(self._path, self._tried):
+                store.delete(self._path)
+            raise _DamagedError(f"{self._path} was damaged ({error}): it is made anew") from error
 
     @contextmanager
     def _snapshot(self, db: sqlite3.Connection) -> Iterator[int]:
@@ -172,6 +189,7 @@ class IssuanceReader:
             if file == self._file:
                 return self._db
             self.close()
+            self._tried = file
             try:
                 self._db = _checked(_connect(self._path), self._path, file)
             except _ReplacedError:
@@ -180,6 +198,10 @@ class IssuanceReader:
                 self._file = file
                 self._look(self._db)
             return self._db
+
+
+class _DamagedError(WentBackError):
+    """What SQLite reads makes no sense."""
 
 
 class _ReplacedError(Exception):

@@ -355,6 +355,11 @@ def _damage_is_told(path: Path, codes: Collection[int] = _DAMAGED) -> Iterator[N
         raise StaleProjectionsError(f"{path} cannot be read: {error}") from error
 
 
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Say whether a file is damaged, and not only locked or on a disk that fails."""
+    return _says(error, _DAMAGED)
+
+
 def _says(error: sqlite3.DatabaseError, codes: Collection[int]) -> bool:
     code: int | None = getattr(error, "sqlite_errorcode", None)
     if code is None:  # it is Python that speaks: of text that is no UTF-8, or of a bug

@@ -29,6 +29,7 @@ from projections.issuance import (
 from projections.issuance_rows import LeafRow, leaf_row
 from projections.ledger_fold import LedgerFold, read
 from tests import factories
+from tests.unit.projections.test_store import damage
 from tests.whole_ledger import EVEN, WholeLedger, leaf, small_ledger
 
 WEB = factories.service_uri("web")
@@ -232,6 +233,27 @@ async def test_f10_a_file_that_knows_less_than_it_did_gives_no_answer(tmp_path: 
 
     await fill(tmp_path / "new", small_ledger())
     store.move(tmp_path / "new", tmp_path / "p")
+    assert find(reader, WEB, "r-0") is not None
+    reader.close()
+
+
+@pytest.mark.parametrize("page", ["leaves", "meta"])
+async def test_a_file_that_is_damaged_where_it_is_read_makes_way_for_a_new_one(
+    tmp_path: Path, page: str
+) -> None:
+    """Else only a page that the replicator happens to read would ever be mended."""
+    await fill(tmp_path / "p", small_ledger())
+    reader = IssuanceReader(tmp_path / "p")
+    assert find(reader, WEB, "r-0") is not None
+    reader.close()
+    damage(tmp_path / "p", page)
+
+    with pytest.raises(WentBackError):
+        find(reader, WEB, "r-0")
+    assert not (tmp_path / "p").exists()
+    assert reader.position() == 0
+
+    await fill(tmp_path / "p", small_ledger())
     assert find(reader, WEB, "r-0") is not None
     reader.close()
 
