@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 DEFAULT_DATA: Final = Path(".caledger")
 DEFAULT_DATACENTER: Final = "dc1"
+CONNECT_SECONDS_MAX: Final = 5.0
 WIDTH_WITHOUT_TERMINAL: Final = 10_000
 
 
@@ -183,15 +184,22 @@ class Target:
         self.source = source
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[CaClient]:
-        """Be connected until the block ends; raises TransportError, BadNameError, CliError."""
+    async def client(self, *, timeout: float = CONNECT_SECONDS_MAX) -> AsyncIterator[CaClient]:
+        """Be connected until the block ends, after `timeout` seconds at most, for each server.
+
+        Raises TransportError, BadNameError, CliError.
+        """
         from events.subjects import check_datacenter
         from services.client import CaClient
 
         check_datacenter(self.datacenter)  # before there is a connection to close
         with self._sourced():
             client = await CaClient.connect(
-                self.servers, datacenter=self.datacenter, creds=self.creds, ca=self.ca
+                self.servers,
+                datacenter=self.datacenter,
+                creds=self.creds,
+                ca=self.ca,
+                timeout=min(timeout, CONNECT_SECONDS_MAX),
             )
             try:
                 yield client

@@ -119,7 +119,7 @@ async def _sign(
     def left() -> float:
         return max(deadline - asyncio.get_running_loop().time(), 0.1)
 
-    async with target.client() as client:
+    async with target.client(timeout=timeout) as client:
         files.finish()
         bundle = await client.stored_roots(timeout=left())
         chosen = request_id or SystemEntropy().ulid(SystemClock().now())
