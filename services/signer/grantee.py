@@ -49,16 +49,8 @@ class Grantee:
             held = holdings.changed(held, grant)
         await self._desk.take_up(state, held)
         self._grants.clear()  # not before: taking it up may fail, and is tried again
-        if held.grant_sequence == 0:
-            _log.info("no grant any more", partitions_given_back=len(self.holdings.partitions))
-        elif held.grant_sequence != self.holdings.grant_sequence:
-            _log.info(
-                "grant",
-                sequence=held.grant_sequence,
-                partitions=len(held.partitions),
-                gained=len(held.partitions - self.holdings.partitions),
-                rate_per_second=held.rate_per_second,
-            )
+        if held.grant_sequence != self.holdings.grant_sequence:
+            self._tell(held)
         self.holdings = held
         return True
 
@@ -71,6 +63,19 @@ class Grantee:
         """Say what to do with a request of a partition: serve, hold back, or stay silent."""
         place = holdings.standing(self.holdings, partition)
         return "held" if place == "served" and self._memory.lost else place
+
+    def _tell(self, held: Holdings) -> None:
+        before = self.holdings.partitions
+        if held.grant_sequence == 0:
+            _log.info("no grant any more", partitions_given_back=len(before))
+            return
+        _log.info(
+            "grant",
+            sequence=held.grant_sequence,
+            partitions=len(held.partitions),
+            gained=len(held.partitions - before),
+            rate_per_second=held.rate_per_second,
+        )
 
     def _folded(self, state: AuthorityState) -> None:
         self._grants.append(state.signers.get(self._run))
