@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ import msgspec
 
 from events.base import Struct
 from events.leaves import LeafIssued
-from projections import store
+from projections.disk import Identity, delete, identity, is_at, is_damage, open_to_read
 from projections.issuance_rows import PROJECTION, VERSION, LeafRow
 
 
@@ -62,8 +61,8 @@ class IssuanceReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None  # device and inode of what is open
-        self._tried: tuple[int, int] | None = None  # the same of what was last tried to open
+        self._file: Identity | None = None  # what is open
+        self._tried: Identity | None = None  # what was last tried to open
         self._highest = 0  # position that was seen
         self._behind = False  # the file is below that
 
@@ -142,11 +141,11 @@ class IssuanceReader:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if not store.is_damage(error):
+            if not is_damage(error):
                 raise
             self.close()
-            if self._tried is not None and _is(self._path, self._tried):
-                store.delete(self._path)
+            if self._tried is not None and is_at(self._path, self._tried):
+                delete(self._path)
             raise _DamagedError(f"{self._path} was damaged ({error}): it is made anew") from error
 
     @contextmanager
@@ -182,7 +181,7 @@ class IssuanceReader:
     def _open(self) -> sqlite3.Connection | None:
         while True:
             try:
-                file = _identity(self._path)
+                file = identity(self._path)
             except FileNotFoundError:
                 self.close()
                 return None
@@ -191,7 +190,7 @@ class IssuanceReader:
             self.close()
             self._tried = file
             try:
-                self._db = _checked(_connect(self._path), self._path, file)
+                self._db = _checked(open_to_read(self._path), self._path, file)
             except _ReplacedError:
                 continue
             if self._db is not None:
@@ -208,19 +207,7 @@ class _ReplacedError(Exception):
     """Another file has taken the place of the one that was opened."""
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = os.stat(path)  # noqa: PTH116  # 1.6 us; Path.stat takes three times that
-    return status.st_dev, status.st_ino
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open a file, its log not yet: SQLite does that, by its name, with the first question."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-
-
-def _checked(
-    db: sqlite3.Connection, path: Path, file: tuple[int, int]
-) -> sqlite3.Connection | None:
+def _checked(db: sqlite3.Connection, path: Path, file: Identity) -> sqlite3.Connection | None:
     """Have the log opened as well, and return the connection; None for a file of other software.
 
     Raises _ReplacedError where the path is not `file` any more: the log could be of another file
@@ -230,23 +217,16 @@ def _checked(
         told = db.execute("SELECT versions FROM meta").fetchone()[0]
     except sqlite3.Error as error:
         db.close()
-        if _is(path, file):
+        if is_at(path, file):
             raise
         raise _ReplacedError from error
-    if not _is(path, file):
+    if not is_at(path, file):
         db.close()
         raise _ReplacedError
     if msgspec.json.decode(told, type=dict[str, int]).get(PROJECTION.name) != VERSION:
         db.close()
         return None
     return db
-
-
-def _is(path: Path, file: tuple[int, int]) -> bool:
-    try:
-        return _identity(path) == file
-    except FileNotFoundError:
-        return False
 
 
 def _issued(columns: tuple[Any, ...]) -> IssuedLeaf:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar, Final
 
 import msgspec
 
 from events.signers import SignersAssigned
+from projections.disk import open_to_read
 from projections.ledger_fold import Folded
 from projections.projection import Added, Change, Ended, Projection, Row
 
@@ -70,8 +70,7 @@ def holders(path: Path) -> int:
 
     Raises sqlite3.Error where there is no such file, or it is none of ours.
     """
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True)) as file:
+    with closing(open_to_read(path)) as file:
         (count,) = file.execute("SELECT COUNT(*) FROM grants WHERE to_sequence IS NULL").fetchone()
     return int(count)
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
 from itertools import groupby
 from pathlib import Path
 from types import NoneType
@@ -23,6 +23,18 @@ import msgspec
 
 from events.base import Struct
 from projections.catalog import PROJECTIONS
+from projections.disk import (
+    DAMAGED,
+    Identity,
+    NoProjectionsError,
+    OtherWriterError,
+    StaleProjectionsError,
+    damage_is_told,
+    identity,
+    is_at,
+    open_to_read,
+    uri,
+)
 from projections.ledger_fold import Folded
 from projections.projection import META, Added, Change, Row
 
@@ -31,33 +43,7 @@ _TYPES: Final = {int: "INTEGER", str: "TEXT", bytes: "BLOB", float: "REAL"}
 # log brings many changes of a page into the file at once; a cache has it at hand for the next.
 _CHECKPOINT_PAGES: Final = 8_000  # 32 MB of log
 _CACHE_KIB: Final = 32 * 1024
-_SIDECARS: Final = ("-wal", "-shm")
-_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NOT_OURS: Final = {sqlite3.SQLITE_ERROR}  # no such table or column
-
-
-class ProjectionFileError(Exception):
-    """The projections file cannot be used as it is; the text says what to do."""
-
-
-class NoProjectionsError(ProjectionFileError):
-    """There is no file."""
-
-
-class StaleProjectionsError(ProjectionFileError):
-    """The file cannot be gone on with (other software, damage): it has to be rebuilt."""
-
-
-class OtherLedgerError(ProjectionFileError):
-    """The file is of another ledger, or the ledger is not what it was any more."""
-
-
-class AheadOfLedgerError(ProjectionFileError):
-    """The file has entries that the ledger does not have: the ledger lost them."""
-
-
-class OtherWriterError(ProjectionFileError):
-    """Somebody else wrote to the file."""
 
 
 class FileMeta(Struct):
@@ -104,28 +90,8 @@ def read_meta(path: Path) -> FileMeta:
     """Return what a file says of itself; raises NoProjectionsError and StaleProjectionsError."""
     if not path.exists():
         raise NoProjectionsError(f"{path} is not there yet; the replicator makes it")
-    with _damage_is_told(path, _DAMAGED | _NOT_OURS), closing(_opened(path)) as db:
+    with damage_is_told(path, DAMAGED | _NOT_OURS), closing(open_to_read(path)) as db:
         return _meta(db.execute("SELECT * FROM meta").fetchone(), path)
-
-
-def delete(path: Path) -> None:
-    """Delete a file, its parts last: readers that have it open keep what they have."""
-    path.unlink(missing_ok=True)
-    for sidecar in _SIDECARS:
-        path.with_name(path.name + sidecar).unlink(missing_ok=True)
-
-
-def move(new: Path, path: Path) -> None:
-    """Put a closed file in another's place.
-
-    The old one's log must be gone first, or SQLite would play it into the new file. A reader that
-    comes in between finds no file; one that had opened the old file, and not yet its log, sees that
-    the path is another file, and opens that.
-    """
-    _sync(new)
-    delete(path)
-    new.rename(path)
-    _sync(path.parent)
 
 
 def dump(path: Path) -> Iterator[str]:
@@ -133,7 +99,7 @@ def dump(path: Path) -> Iterator[str]:
 
     Raises StaleProjectionsError.
     """
-    with _damage_is_told(path), closing(_opened(path)) as db:
+    with damage_is_told(path), closing(open_to_read(path)) as db:
         for table, key in [("meta", ("only_row",)), *((row.TABLE, row.KEY) for row in _rows())]:
             query = f"SELECT * FROM {table} ORDER BY {', '.join(key)}"  # noqa: S608  # our names
             for row in db.execute(query):
@@ -147,13 +113,13 @@ class ProjectionStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db: aiosqlite.Connection | None = None
-        self._file: tuple[int, int] = (0, 0)
+        self._file: Identity = (0, 0)
         self.meta: FileMeta
 
     async def __aenter__(self) -> Self:
         """Open the file; raises NoProjectionsError and StaleProjectionsError."""
         try:
-            with _damage_is_told(self._path):
+            with damage_is_told(self._path):
                 await self._connect()
                 await self._open_log()
         except (FileNotFoundError, sqlite3.OperationalError) as error:
@@ -168,10 +134,10 @@ class ProjectionStore:
 
     async def _connect(self) -> None:
         if self._path.exists():
-            self._file = _identity(self._path)
+            self._file = identity(self._path)
         self.meta = read_meta(self._path)
         self._db = await aiosqlite.connect(  # never makes one: another may be about to
-            _uri(self._path, "rw"), uri=True, isolation_level=None
+            uri(self._path, "rw"), uri=True, isolation_level=None
         )
 
     async def _open_log(self) -> None:
@@ -201,10 +167,7 @@ class ProjectionStore:
 
     def replaced(self) -> bool:
         """Tell whether what is at the path now is not this file any more."""
-        try:
-            return _identity(self._path) != self._file
-        except FileNotFoundError:
-            return True
+        return not is_at(self._path, self._file)
 
     async def known(self, event_ids: Iterable[str]) -> set[str]:
         """Return which of these event ids the ledger holds already, up to `position`.
@@ -212,7 +175,7 @@ class ProjectionStore:
         Raises StaleProjectionsError where the file is damaged.
         """
         assert self._db is not None
-        with _damage_is_told(self._path):
+        with damage_is_told(self._path):
             found = await self._db.execute_fetchall(
                 "SELECT event_id FROM event_ids WHERE event_id IN (SELECT value FROM json_each(?))",
                 (msgspec.json.encode(list(event_ids)).decode(),),
@@ -228,7 +191,7 @@ class ProjectionStore:
         StaleProjectionsError where the file is damaged.
         """
         meta = _after(self.meta, batch)
-        with _damage_is_told(self._path):
+        with damage_is_told(self._path):
             async with self._transaction() as db:
                 await self._write(db, batch, meta)
                 written()
@@ -339,50 +302,3 @@ def _meta(row: tuple[Any, ...] | None, path: Path) -> FileMeta:
     if meta.versions != versions():
         raise StaleProjectionsError(f"{path} was made by other software; it has to be rebuilt")
     return meta
-
-
-@contextmanager
-def _damage_is_told(path: Path, codes: Collection[int] = _DAMAGED) -> Iterator[None]:
-    """Raise StaleProjectionsError for what SQLite says of a damaged file.
-
-    Not for a disk that is full or fails, nor for a file that is locked: a new file would not help.
-    """
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if not _says(error, codes):
-            raise
-        raise StaleProjectionsError(f"{path} cannot be read: {error}") from error
-
-
-def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Say whether a file is damaged, and not only locked or on a disk that fails."""
-    return _says(error, _DAMAGED)
-
-
-def _says(error: sqlite3.DatabaseError, codes: Collection[int]) -> bool:
-    code: int | None = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # it is Python that speaks: of text that is no UTF-8, or of a bug
-        return isinstance(error, sqlite3.OperationalError)
-    return code & 0xFF in codes  # the rest of it says more closely what is damaged
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(_uri(path, "ro"), uri=True)
-
-
-def _uri(path: Path, mode: str) -> str:
-    return f"{path.absolute().as_uri()}?mode={mode}"
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

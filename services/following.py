@@ -63,11 +63,7 @@ class AuthorityFollower:
         """
         async with self._lock:
             target = max(at_least, await self._ledger.last_authority())
-            lagging = Loudly(
-                "waiting for a copy that lags behind the leader's",
-                patience=STALE_PATIENCE_SECONDS,
-                subject=self._authority,
-            )
+            lagging = lagging_copy(subject=self._authority)
             # An append that is not whole is read again each time: a single server with a full disk
             # has shown half of one, and a restart completes it or removes it (nats.md, 11). So no
             # fold is left with an entry that the ledger does not have.
@@ -110,6 +106,13 @@ class AuthorityFollower:
                 return
             await asyncio.sleep(STALE_WAIT_SECONDS)
         self._whole, self._unfinished = state, None
+
+
+def lagging_copy(**where: object) -> Loudly:
+    """Return what tells of a wait for a copy of the ledger; `where` goes into each line."""
+    return Loudly(
+        "waiting for a copy that lags behind the leader's", patience=STALE_PATIENCE_SECONDS, **where
+    )
 
 
 def _folded(state: AuthorityState, stored: Stored) -> AuthorityState:

@@ -168,7 +168,7 @@ def _kind(error: BaseException) -> Ended:
 
     from events.catalogue import UnknownEventTypeError
     from events.log import GapError, LedgerError
-    from projections.store import ProjectionFileError
+    from projections.disk import ProjectionFileError
     from services import config, streams, transport
     from services.keys.interface import KeyStoreError
     from services.leases import LeaseLostError

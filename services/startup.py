@@ -53,11 +53,10 @@ async def opened(
     """Connect as `worker` until the block ends, and check the server's durability and every stream.
 
     Waits for a server that is not there yet, until `stop` is set: raises StoppedError then. Without
-    `stop` it does not wait: raises UnreachableError. Raises
-    SetupError where an acknowledged write could be lost, or where a stream is missing or differs
-    from what `caledger init` made: no worker ever makes one. Durability is checked again after each
-    reconnect, before anything is appended, and every minute: a server may come back with other
-    settings, and then the process ends.
+    `stop` it does not wait: raises UnreachableError. Raises SetupError where an acknowledged write
+    could be lost, or where a stream is missing or differs from what `caledger init` made: no worker
+    ever makes one. Durability is checked again after each reconnect, before anything is appended,
+    and every minute: a server may come back with other settings, and then the process ends.
     """
     subjects = Subjects(config.datacenter)
     durability = _Durability(subjects)
@@ -68,12 +67,13 @@ async def opened(
         on_reconnected=durability.reconnected,
         stop=stop,
     )
-    watching = None
+    watching: asyncio.Task[None] | None = None
     window = config.duplicate_window_seconds
     try:
         await streams.check_durability(nc, subjects)
         await streams.check(nc, subjects, duplicate_window=window)
         watching = asyncio.create_task(durability.watch(nc))
+        watching.add_done_callback(_watched)
         ledger = JetStreamLedger(
             nc, subjects, duplicate_window=window, durable=lambda: durability.known
         )
@@ -162,6 +162,13 @@ class _Durability:
                 _log.error("ending: what would be acknowledged could be lost", error=str(error))
                 os._exit(NOT_DURABLE)
             self.known = self.known or losses == self._losses
+
+
+def _watched(watching: asyncio.Task[None]) -> None:
+    """End where nobody looks any more: nothing would ever be appended again, in silence."""
+    if not watching.cancelled() and (error := watching.exception()) is not None:
+        _log.error("ending: durability cannot be watched", exc_info=error)
+        os._exit(CONNECTION_LOST)
 
 
 def _end_process(_: transport.TransportError) -> None:

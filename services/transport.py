@@ -7,6 +7,7 @@ TLS is wanted) lets anyone between client and server switch it off; nats-py obey
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -317,6 +318,8 @@ def _explain(error: Exception, servers: list[str]) -> TransportError:
         return NotPermittedError(f"{where}: the server refuses these credentials: {text}")
     if isinstance(error, TimeoutError | nats_errors.TimeoutError):
         text = "no answer"
+    elif isinstance(error, OSError) and error.errno is not None:
+        text = os.strerror(error.errno)  # asyncio's own text has the address once more
     return UnreachableError(f"{where}: {text}")
 
 

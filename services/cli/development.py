@@ -80,9 +80,7 @@ def stages(config: NodeConfig, data: Path, *, signers: int, colors: bool) -> lis
 
     server = Program(
         name="nats-server",
-        argv=tuple(
-            server_process.command(server_conf(data.resolve()))
-        ),  # `stop_left_over` reads it
+        argv=tuple(server_process.command(server_conf(data.resolve()))),  # see stop_left_over
         restart="nats-server" not in unattended,
         retell=_of_nats_server,
     )

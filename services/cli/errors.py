@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import re
-from typing import Final
 
 from events.catalogue import UnknownEventTypeError
 from events.log import LedgerError, UnreachableError
@@ -26,8 +23,6 @@ from services.nats_access.users import UserError
 from services.pki.spiffe import SpiffeIdError
 from services.refusals import RefusedError
 
-_CONNECT_FAILED: Final = re.compile(r"\[Errno (\d+)\] Connect call failed \([^()]*\)")  # asyncio's
-
 
 def judge(error: BaseException) -> CliError | None:
     """Return what to tell for an error, None for one that is a bug."""
@@ -36,9 +31,9 @@ def judge(error: BaseException) -> CliError | None:
             wait = "" if error.retry_after is None else f" (retry after {error.retry_after:g} s)"
             return CliError(f"refused: {error.code}: {error.message}{wait}", Exit.FAULT)
         case transport.NotPermittedError():
-            return CliError(f"not permitted: {_text(error)}", Exit.NOT_PERMITTED)
+            return CliError(f"not permitted: {error}", Exit.NOT_PERMITTED)
         case NotTakenError():
-            return CliError(_text(error), Exit.FAULT)
+            return CliError(str(error), Exit.FAULT)
         case (
             config.ConfigError()
             | transport.SetupError()
@@ -54,9 +49,9 @@ def judge(error: BaseException) -> CliError | None:
             | SeedError()
             | UserError()
         ):
-            return CliError(_text(error), Exit.USAGE)
+            return CliError(str(error), Exit.USAGE)
         case asking.NoAnswerError() | transport.TransportError() | UnreachableError():
-            return CliError(f"not reachable: {_text(error)}", Exit.UNREACHABLE)
+            return CliError(f"not reachable: {error}", Exit.UNREACHABLE)
         case (
             streams.SetupError()
             | LedgerError()
@@ -64,24 +59,8 @@ def judge(error: BaseException) -> CliError | None:
             | KeyStoreError()
             | ServerError()
         ):
-            return CliError(_text(error), Exit.FAULT)
+            return CliError(str(error), Exit.FAULT)
         case OSError() if error.filename is not None and error.errno != errno.EPIPE:
             return CliError(f"{error.filename}: {error.strerror}", Exit.USAGE)
         case _:
             return None
-
-
-def _text(error: BaseException) -> str:
-    """Return an error's text, where what an OSError says stands as people write it.
-
-    Python writes "[Errno 2] No such file or directory: '/nope'" where the text names the file
-    already, "[Errno 111] Connect call failed ('127.0.0.1', 4222)", and ('...',) for an error of ssl
-    that has no number.
-    """
-    text = _CONNECT_FAILED.sub(lambda found: os.strerror(int(found[1])), str(error))
-    cause = error.__cause__
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.args:
-            text = text.replace(str(cause), cause.strerror or str(cause.args[0]))
-        cause = cause.__cause__
-    return text

@@ -137,8 +137,8 @@ def _print_json(document: object) -> None:
 @contextmanager
 def _told() -> Iterator[None]:
     """Tell what is wrong with the file, or with rebuilding it."""
+    from projections.disk import ProjectionFileError
     from projections.issuance import WentBackError
-    from projections.store import ProjectionFileError
     from services.replicator.rebuild import RebuildRunningError
 
     try:

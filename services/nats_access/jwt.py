@@ -96,7 +96,9 @@ def read(file: Path) -> Claims:
     """Read a file with nothing but a token in it; raises TokenError."""
     try:
         return decode(file.read_text().strip())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise TokenError(f"{file}: {error.strerror}") from error
+    except ValueError as error:
         raise TokenError(f"{file}: {error}") from error
 
 
@@ -114,8 +116,10 @@ def read_creds(file: Path) -> Claims:
     """Read who a creds file is; raises TokenError, also where there is no such file."""
     try:
         text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenError(f"{file}: {error}") from error
+    except OSError as error:
+        raise TokenError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TokenError(f"{file}: not a NATS creds file") from error
     found = _CREDS_TOKEN.search(text[:TOKEN_BYTES_MAX])
     if found is None:
         raise TokenError(f"{file}: not a NATS creds file")

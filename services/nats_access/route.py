@@ -59,8 +59,8 @@ def tls_context(ca: Path | None) -> ssl.SSLContext:
             context.load_default_certs()
         else:
             context.load_verify_locations(cafile=str(ca))
-    except (OSError, ssl.SSLError) as error:
-        raise SetupError(f"transport CA {ca}: {error}") from error
+    except OSError as error:  # SSLError is one
+        raise SetupError(f"transport CA {ca}: {error.strerror or error}") from error
     return context
 
 
@@ -162,7 +162,7 @@ class Transport(TcpTransport):
     ) -> None:
         """Do nothing where it is TLS already; raises ssl.SSLError where it is not."""
         if self._route.context is None:
-            raise ssl.SSLError("this server requires TLS; its transport CA was not named")
+            raise ssl.SSLError(1, "this server requires TLS; its transport CA was not named")
 
     def writelines(self, payload: list[bytes]) -> None:
         """Write; what is lost with a connection that is gone is found missing by its reader.

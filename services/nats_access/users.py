@@ -160,7 +160,9 @@ def find(layout: NatsLayout, name: str) -> User | None:
         return msgspec.json.decode(file.read_bytes(), type=User)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
         raise UserError(f"{file}: {error}") from error
 
 

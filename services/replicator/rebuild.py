@@ -10,8 +10,9 @@ from pathlib import Path
 
 from events.log import Ledger
 from events.loudly import Loudly
-from projections import store
-from services.replicator.replica import STALE_PATIENCE_SECONDS, STALE_WAIT_SECONDS, Replica
+from projections import disk, store
+from services.following import STALE_PATIENCE_SECONDS, STALE_WAIT_SECONDS
+from services.replicator.replica import Replica
 
 
 class RebuildRunningError(Exception):
@@ -33,7 +34,7 @@ async def rebuild(
     """
     building = path.with_name(f"{path.name}.rebuilding")
     with _alone(path.with_name(f"{path.name}.lock")):
-        store.delete(building)
+        disk.delete(building)
         store.create(building, datacenter=datacenter)
         last = await ledger.last_sequence()
         waiting = Loudly("waiting for the rest of the ledger", patience=STALE_PATIENCE_SECONDS)
@@ -47,7 +48,7 @@ async def rebuild(
                     waiting.still(f"{replica.position} of {last} is there and whole")
                     await asyncio.sleep(STALE_WAIT_SECONDS)
             position = replica.position
-        store.move(building, path)
+        disk.move(building, path)
     return position
 
 

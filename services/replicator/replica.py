@@ -11,21 +11,14 @@ import structlog
 from events.catalogue import UnknownEventTypeError
 from events.envelope import Stored
 from events.log import Ledger
-from events.loudly import Loudly
 from projections.authority import AuthorityState, fold
+from projections.disk import AheadOfLedgerError, OtherLedgerError
 from projections.ledger_fold import Folded, LedgerFold, Read, read
-from projections.store import (
-    AheadOfLedgerError,
-    FileMeta,
-    OtherLedgerError,
-    ProjectionStore,
-    digest,
-)
+from projections.store import FileMeta, ProjectionStore, digest
 from services.breakpoints import reached
+from services.following import STALE_WAIT_SECONDS, lagging_copy
 
 BATCH_MAX: Final = 256  # messages in one transaction
-STALE_WAIT_SECONDS: Final = 0.02  # between two looks at a copy that lags behind the leader's
-STALE_PATIENCE_SECONDS: Final = 1.0  # of a copy's lag, before it is told of
 
 _log = structlog.get_logger()
 
@@ -170,13 +163,6 @@ class Replica:
                 )
                 await asyncio.sleep(STALE_WAIT_SECONDS)
         return state
-
-
-def lagging_copy() -> Loudly:
-    """Return what tells of a wait for a copy of the ledger."""
-    return Loudly(
-        "waiting for a copy that lags behind the leader's", patience=STALE_PATIENCE_SECONDS
-    )
 
 
 def _report(batch: list[Folded]) -> None:

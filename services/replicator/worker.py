@@ -11,7 +11,8 @@ from typing import Any, Final
 import structlog
 
 from events.log import GapError, Ledger, LedgerError
-from projections.store import NoProjectionsError, StaleProjectionsError, read_meta
+from projections.disk import NoProjectionsError, StaleProjectionsError
+from projections.store import read_meta
 from services.config import NodeConfig
 from services.replicator.rebuild import RebuildRunningError, RebuildStoppedError, rebuild
 from services.replicator.replica import Replica

@@ -10,11 +10,9 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from events.log import Ledger, UnreachableError
-from events.subjects import Subjects
+from events.log import UnreachableError
 from projections.issuance import IssuanceReader, IssuedLeaf, WentBackError
 from services.breakpoints import reached
-from services.clock import Clock, Entropy
 from services.keys.interface import KeyStore
 from services.refusals import RefusedError
 from services.signer import decide
@@ -32,6 +30,7 @@ from services.signer.replies import Replies
 from services.signer.subscriptions import Subscriptions
 from services.signer.work import Signed, Work, body_of, may_answer, requester_of
 from services.stamping import Stamper, source
+from services.startup import Worker
 from services.waiting import cancelled
 
 GATE_SECONDS: Final = 0.005  # between two looks at the projections while requests are held
@@ -52,33 +51,31 @@ class Signer:
 
     def __init__(
         self,
+        worker: Worker,
         *,
-        nc: Client,
         requests: Client,
-        subjects: Subjects,
-        ledger: Ledger,
         keystore: KeyStore,
         index: IssuanceReader,
-        clock: Clock,
-        entropy: Entropy,
-        node: str,
         run: str,
         alive: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._nc = nc
+        subjects, ledger, clock = worker.subjects, worker.ledger, worker.clock
+        self._nc = worker.nc
         self._clock = clock
         self._alive = alive
         self._live_authority = subjects.live_authority
         # what it knows
         self._memory = Memory(index)
-        stamper = Stamper(source(subjects.datacenter, "signer", node), clock, entropy)
+        stamper = Stamper(
+            source(subjects.datacenter, "signer", worker.config.node), clock, worker.entropy
+        )
         self._desk = Desk(
             subjects=subjects,
             signer=run,
             keystore=keystore,
             stamper=stamper,
             clock=clock,
-            entropy=entropy,
+            entropy=worker.entropy,
         )
         self._grantee = Grantee(
             ledger, subjects.datacenter, run=run, desk=self._desk, memory=self._memory

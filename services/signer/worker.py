@@ -42,10 +42,10 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
 async def _serve(
     worker: Worker, requests: Client, index: IssuanceReader, *, stop: asyncio.Event, slot: int
 ) -> None:
-    config, clock, entropy = worker.config, worker.clock, worker.entropy
+    config = worker.config
     keystore = signing_keys(worker.nc, worker.subjects, config.keys)
     await keystore.check()
-    value = SignerLease(signer=entropy.ulid(clock.now()), node=config.node, slot=slot)
+    value = SignerLease(signer=worker.entropy.ulid(worker.clock.now()), node=config.node, slot=slot)
     lease = Lease(
         worker.nc,
         worker.subjects,
@@ -53,15 +53,10 @@ async def _serve(
         ttl_seconds=config.lease_seconds,
     )
     signer = Signer(
-        nc=worker.nc,
+        worker,
         requests=requests,
-        subjects=worker.subjects,
-        ledger=worker.ledger,
         keystore=keystore,
         index=index,
-        clock=clock,
-        entropy=entropy,
-        node=config.node,
         run=value.signer,
         alive=lambda: lease.held,
     )

@@ -29,7 +29,8 @@ from projections.issuance import IssuanceReader
 from projections.verify import Fault, Verifier
 from services import streams
 from services.buckets import bucket
-from services.clock import SystemClock, SystemEntropy
+from services.clock import Clock, SystemClock, SystemEntropy
+from services.config import KeysSection, NatsSection, NodeConfig
 from services.following import AuthorityFollower
 from services.keys.kek import KeyEncryptionKey
 from services.keys.sealed import SealedKeyStore
@@ -39,6 +40,7 @@ from services.root_manager.decide import Acting, Decision, Initialise, decide
 from services.root_manager.stamped import stamped
 from services.signer.signer import Signer
 from services.stamping import Stamper, source
+from services.startup import Worker
 from services.waiting import cancelled
 from tests.factories import CLUSTER_ID, DATACENTER, TRUST_DOMAIN, csr_pem, service_uri
 
@@ -269,20 +271,25 @@ class Datacenter:
             if not task.cancelled():
                 task.result()  # what ended it early
 
-    def new_signer(self, nc: Client, index: IssuanceReader, run: str) -> Signer:
+    def new_signer(
+        self, nc: Client, index: IssuanceReader, run: str, *, clock: Clock | None = None
+    ) -> Signer:
         """Return a signer that does not run yet."""
-        return Signer(
+        config = NodeConfig(
+            datacenter=DATACENTER,
+            node=NODE,
+            data=self.projections.parent,
+            nats=NatsSection(servers=("nats://127.0.0.1",), creds=self.projections.parent),
+            keys=KeysSection(signing="env:NONE"),
+        )
+        worker = Worker(
             nc=nc,
-            requests=nc,
             subjects=self.subjects,
             ledger=JetStreamLedger(nc, self.subjects),
-            keystore=self.new_keystore(nc),
-            index=index,
-            clock=SystemClock(),
-            entropy=SystemEntropy(),
-            node=NODE,
-            run=run,
+            config=config,
+            clock=clock or SystemClock(),
         )
+        return Signer(worker, requests=nc, keystore=self.new_keystore(nc), index=index, run=run)
 
     @asynccontextmanager
     async def signer_process(self, url: str, **environment: str) -> AsyncIterator[Process]:

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 
 from events.envelope import Stored
 from events.ledger import JetStreamLedger
-from projections import store
+from projections import disk, store
 from projections.issuance import IssuanceReader
 from projections.verify import Verifier
 from services import streams
@@ -139,7 +139,7 @@ def position(path: Path) -> int:
     """How far a file is, 0 while it cannot be read."""
     try:
         return store.read_meta(path).position
-    except store.ProjectionFileError:
+    except disk.ProjectionFileError:
         return 0
 
 

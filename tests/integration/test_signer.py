@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from events.leaves import LeafRefusalsCounted, LeafRefused
-from projections import store
+from projections import disk
 from projections.issuance import IssuanceReader
 from services.clock import SystemClock
 from services.signer.held import HELD_MAX
@@ -423,7 +423,7 @@ async def test_while_the_index_is_gone_nothing_is_issued_twice(
             before = await dc.ask(body)
             await all_stored(dc)
             await dc.ask(body)  # the signer's memory of it is gone now
-        store.delete(dc.projections)
+        disk.delete(dc.projections)
         waiting = asyncio.create_task(dc.ask(body))
 
         async def held() -> bool:

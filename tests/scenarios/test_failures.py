@@ -42,15 +42,13 @@ from nats.aio.client import Client
 from events.authority import CAConfig
 from events.base import PARTITIONS
 from events.leaves import LeafIssued
-from events.ledger import JetStreamLedger
 from events.subjects import Subjects
 from projections import store
 from projections.issuance import IssuanceReader
 from services.asking import NoAnswerError
-from services.clock import Clock, SystemClock, SystemEntropy
+from services.clock import Clock, SystemClock
 from services.pki import der, pem
 from services.refusals import RefusedError
-from services.signer.signer import Signer
 from tests.factories import csr, csr_pem, leaf_key, pem_of, private_pem
 from tests.integration.signing import NODE, Datacenter, new_run, request
 from tests.nats import NatsServer
@@ -313,18 +311,7 @@ async def test_f18_no_leaf_outlives_its_issuer(nats_server: NatsServer, tmp_path
 async def signer_with(dc: Datacenter, clock: Clock, nc: Client) -> AsyncIterator[str]:
     """Run a signer in this process that believes this clock; yield its run."""
     index = IssuanceReader(dc.projections)
-    signer = Signer(
-        nc=nc,
-        requests=nc,
-        subjects=dc.subjects,
-        ledger=JetStreamLedger(nc, dc.subjects),
-        keystore=dc.new_keystore(nc),
-        index=index,
-        clock=clock,
-        entropy=SystemEntropy(),
-        node=NODE,
-        run=(run := new_run()),
-    )
+    signer = dc.new_signer(nc, index, run := new_run(), clock=clock)
     task = asyncio.create_task(signer.run())
     try:
         yield run

@@ -15,14 +15,12 @@ from msgspec.structs import replace
 
 from events.envelope import Envelope, Recorded
 from events.leaves import LeafIssued
-from projections import store
+from projections import disk, store
 from projections.issuance import (
     IssuanceReader,
     IssuedLeaf,
     WentBackError,
     _checked,
-    _connect,
-    _identity,
     _issued,
     _ReplacedError,
 )
@@ -221,7 +219,7 @@ async def test_f10_a_file_that_knows_less_than_it_did_gives_no_answer(tmp_path: 
     reader = IssuanceReader(tmp_path / "p")
     assert reader.position() == small_ledger().last
 
-    store.delete(tmp_path / "p")
+    disk.delete(tmp_path / "p")
     with pytest.raises(WentBackError):
         find(reader, WEB, "r-0")
     assert reader.position() == 0
@@ -232,7 +230,7 @@ async def test_f10_a_file_that_knows_less_than_it_did_gives_no_answer(tmp_path: 
     assert reader.position() == 5
 
     await fill(tmp_path / "new", small_ledger())
-    store.move(tmp_path / "new", tmp_path / "p")
+    disk.move(tmp_path / "new", tmp_path / "p")
     assert find(reader, WEB, "r-0") is not None
     reader.close()
 
@@ -265,9 +263,9 @@ async def test_a_file_never_comes_with_the_log_of_the_one_that_took_its_place(
     path = tmp_path / "p"
     ledger = small_ledger()
     await fill(path, ledger)
-    file, opened = _identity(path), _connect(path)
+    file, opened = disk.identity(path), disk.open_to_read(path)
     await fill(tmp_path / "new", ledger, up_to=5)
-    store.move(tmp_path / "new", path)
+    disk.move(tmp_path / "new", path)
     fold = LedgerFold("dc1")
     rest = [f for s in ledger.stored for f in fold.fold(read(s, datacenter="dc1"))][5:]
     async with store.ProjectionStore(path) as projections:

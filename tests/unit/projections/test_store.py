@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from events.envelope import Stored
-from projections import store
+from projections import disk, store
 from projections.ledger_fold import Folded, LedgerFold, read
 from tests.whole_ledger import SUBJECTS, WholeLedger, leaf, small_ledger, ulid
 
@@ -95,7 +95,7 @@ async def test_a_second_writer_is_noticed_and_changes_nothing(tmp_path: Path) ->
         store.ProjectionStore(tmp_path / "a") as other,
     ):
         await one.apply(whole[:5])
-        with pytest.raises(store.OtherWriterError):
+        with pytest.raises(disk.OtherWriterError):
             await other.apply(whole)
 
     assert store.read_meta(tmp_path / "a").position == 5
@@ -115,7 +115,7 @@ async def test_a_file_of_other_software_has_to_be_rebuilt(tmp_path: Path) -> Non
     db.commit()
     db.close()
 
-    with pytest.raises(store.StaleProjectionsError):
+    with pytest.raises(disk.StaleProjectionsError):
         await store.ProjectionStore(tmp_path / "a").__aenter__()
 
 
@@ -123,12 +123,12 @@ async def test_a_file_of_other_software_has_to_be_rebuilt(tmp_path: Path) -> Non
 async def test_a_file_that_is_none_of_ours_has_to_be_rebuilt(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a").write_bytes(data)
 
-    with pytest.raises(store.StaleProjectionsError):
+    with pytest.raises(disk.StaleProjectionsError):
         await store.ProjectionStore(tmp_path / "a").__aenter__()
 
 
 async def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(store.NoProjectionsError):
+    with pytest.raises(disk.NoProjectionsError):
         await store.ProjectionStore(tmp_path / "a").__aenter__()
     assert not (tmp_path / "a").exists()
 
@@ -142,7 +142,7 @@ async def test_a_moved_file_takes_nothing_of_the_old_one_with_it(tmp_path: Path)
         assert (tmp_path / "a-wal").stat().st_size > 0
         assert not projections.replaced()
 
-        store.move(tmp_path / "new", tmp_path / "a")
+        disk.move(tmp_path / "new", tmp_path / "a")
 
         assert projections.replaced()
         assert list(store.dump(tmp_path / "a")) == fresh
@@ -176,9 +176,9 @@ async def test_a_file_that_is_replaced_while_it_is_opened_is_not_written(tmp_pat
     opening = store.ProjectionStore(tmp_path / "p")
     await opening._connect()
 
-    store.move(tmp_path / "new", tmp_path / "p")
+    disk.move(tmp_path / "new", tmp_path / "p")
 
-    with pytest.raises(store.NoProjectionsError, match="replaced just now"):
+    with pytest.raises(disk.NoProjectionsError, match="replaced just now"):
         await opening._open_log()
     await opening.__aexit__()
     async with store.ProjectionStore(tmp_path / "p"):
@@ -192,12 +192,12 @@ async def test_damage_to_rows_is_told_when_they_are_read_or_written(tmp_path: Pa
         damage(tmp_path / "a", table)
 
     async with store.ProjectionStore(tmp_path / "a") as projections:
-        with pytest.raises(store.StaleProjectionsError, match="malformed"):
+        with pytest.raises(disk.StaleProjectionsError, match="malformed"):
             await projections.known([ulid(1)])
-        with pytest.raises(store.StaleProjectionsError, match="malformed"):
+        with pytest.raises(disk.StaleProjectionsError, match="malformed"):
             await projections.apply(whole[10:])
         assert projections.position == 10
-    with pytest.raises(store.StaleProjectionsError, match="malformed"):
+    with pytest.raises(disk.StaleProjectionsError, match="malformed"):
         list(store.dump(tmp_path / "a"))
 
 
@@ -217,7 +217,7 @@ async def test_damage_to_what_a_file_says_of_itself_is_told(tmp_path: Path, chan
         db.execute(change)
         db.commit()
 
-    with pytest.raises(store.StaleProjectionsError):
+    with pytest.raises(disk.StaleProjectionsError):
         await store.ProjectionStore(tmp_path / "a").__aenter__()
 
 

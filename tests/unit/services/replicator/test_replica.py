@@ -13,7 +13,7 @@ import pytest
 from events.catalogue import UnknownEventTypeError
 from events.envelope import NewEvent, Stored, encode_entry
 from events.log import Appended, GapError, Grant, UnreachableError
-from projections import store
+from projections import disk, store
 from projections.issuance import IssuanceReader
 from services.replicator.rebuild import RebuildRunningError, RebuildStoppedError, rebuild
 from services.replicator.replica import BATCH_MAX, Replica
@@ -224,7 +224,7 @@ async def test_a_file_ahead_of_the_ledger_stops(tmp_path: Path) -> None:
     await filled(ledger, tmp_path / "p")
     ledger.held.stored = ledger.held.stored[:-1]
 
-    with pytest.raises(store.AheadOfLedgerError, match="at sequence 23, but the ledger ends at 22"):
+    with pytest.raises(disk.AheadOfLedgerError, match="at sequence 23, but the ledger ends at 22"):
         await replicate(ledger, datacenter="dc1", path=tmp_path / "p", stop=asyncio.Event())
 
 
@@ -234,14 +234,14 @@ async def test_a_file_of_another_ledger_stops(tmp_path: Path, sequence: int) -> 
     await filled(ledger, tmp_path / "p")
     ledger.held.stored = ledger.held.replaced(sequence, ledger.held.stored[5].data)
 
-    with pytest.raises(store.OtherLedgerError, match=f"entry {sequence} of the ledger is not"):
+    with pytest.raises(disk.OtherLedgerError, match=f"entry {sequence} of the ledger is not"):
         await replicate(ledger, datacenter="dc1", path=tmp_path / "p", stop=asyncio.Event())
 
 
 async def test_a_file_of_another_datacenter_stops(tmp_path: Path) -> None:
     store.create(tmp_path / "p", datacenter="dc2")
 
-    with pytest.raises(store.OtherLedgerError, match="of datacenter dc2"):
+    with pytest.raises(disk.OtherLedgerError, match="of datacenter dc2"):
         await replicate(
             Ledger(small_ledger()), datacenter="dc1", path=tmp_path / "p", stop=asyncio.Event()
         )
@@ -289,7 +289,7 @@ async def test_a_file_that_is_deleted_or_replaced_while_it_is_kept_is_made_anew(
     ledger = Ledger(small_ledger())
     async with Running(ledger, tmp_path / "p") as running:
         await running.reaches(23)
-        store.delete(tmp_path / "p")
+        disk.delete(tmp_path / "p")
         ledger.held.issue("web", request_id="r-new", signing_key=3)
         await running.reaches(24)
         assert running.reader.by_identity(WEB)[1]

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from events.leaves import LeafIssued
 from events.memory import MemoryLedger
 from events.subjects import Subjects
-from projections import store
+from projections import disk
 from projections.issuance import IssuanceReader, IssuedLeaf, WentBackError
 from services.replicator.rebuild import rebuild
 from services.signer.holdings import Holdings
@@ -132,7 +132,7 @@ async def test_an_index_that_went_back_behind_an_open_gate_is_lost(world: World)
     served = world.memory.known(held)
     assert not world.lost()
 
-    store.delete(world.path)
+    disk.delete(world.path)
     world.memory.known(served)
     assert world.lost()
     with pytest.raises(WentBackError):
@@ -149,7 +149,7 @@ async def test_an_index_that_lacks_what_was_forgotten_is_lost(world: World) -> N
     await world.replicate()
     world.find("other")
 
-    store.delete(world.path)
+    disk.delete(world.path)
     world.memory.known(Holdings())
 
     assert world.lost()
@@ -169,7 +169,7 @@ async def test_what_is_forgotten_does_not_lower_what_is_relied_on(world: World) 
     world.find("other")
     assert world.memory.recent((IDENTITY, "r1")) is None
 
-    store.move(old, world.path)
+    disk.move(old, world.path)
     world.memory.known(served)
 
     assert world.index.position() == issued.sequence < gate
