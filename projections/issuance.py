@@ -106,14 +106,17 @@ class IssuanceReader:
 
     def counts(self) -> IssuanceCounts:
         """Return how much there is; raises as `find_all` does."""
-        db = self._current()
-        if db is None:
-            return IssuanceCounts(position=0, leaves=0, irregular=0, refusals=0, refusals_counted=0)
-        position, leaves, irregular, refusals, counted = db.execute(
-            "SELECT (SELECT position FROM meta), (SELECT count(*) FROM leaves),"
-            " (SELECT count(irregular) FROM leaves), (SELECT count(*) FROM refusals),"
-            " (SELECT total(count) FROM refusal_counts)"  # total: cannot overflow
-        ).fetchone()
+        with self._damage_ends_it():
+            db = self._current()
+            if db is None:
+                return IssuanceCounts(
+                    position=0, leaves=0, irregular=0, refusals=0, refusals_counted=0
+                )
+            position, leaves, irregular, refusals, counted = db.execute(
+                "SELECT (SELECT position FROM meta), (SELECT count(*) FROM leaves),"
+                " (SELECT count(irregular) FROM leaves), (SELECT count(*) FROM refusals),"
+                " (SELECT total(count) FROM refusal_counts)"  # total: cannot overflow
+            ).fetchone()
         return IssuanceCounts(
             position=position,
             leaves=leaves,

@@ -91,18 +91,7 @@ class Signer:
             clock=clock,
             alive=alive,
         )
-        self._recorder = Recorder(
-            run,
-            ledger,
-            grantee=self._grantee,
-            refusals=self._refusals,
-            memory=self._memory,
-            pending=self._pending,
-            replies=self._replies,
-            stamper=stamper,
-            clock=clock,
-            follow=self.follow,
-        )
+        self._recorder = self._recorder_of(worker, run, stamper)
         self._subscriptions = Subscriptions(requests, subjects, self._hear)
         self._group = GroupCommit[Work, Signed](prepare=self._prepare, commit=self._commit)
         self._held = Held()
@@ -112,6 +101,20 @@ class Signer:
         self._withdrawn = asyncio.Event()
         self._withdrawn.set()  # until there is a grant
         self._following = asyncio.Lock()  # whoever changes what is granted and subscribed
+
+    def _recorder_of(self, worker: Worker, run: str, stamper: Stamper) -> Recorder:
+        return Recorder(
+            run,
+            worker.ledger,
+            grantee=self._grantee,
+            refusals=self._refusals,
+            memory=self._memory,
+            pending=self._pending,
+            replies=self._replies,
+            stamper=stamper,
+            clock=worker.clock,
+            follow=self.follow,
+        )
 
     # --- the shell
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, timedelta, timezone
 from pathlib import Path
 
@@ -235,9 +236,18 @@ async def test_f10_a_file_that_knows_less_than_it_did_gives_no_answer(tmp_path: 
     reader.close()
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda reader: find(reader, WEB, "r-0"),
+        lambda reader: reader.by_identity(WEB),
+        IssuanceReader.counts,
+    ],
+    ids=["find_all", "by_identity", "counts"],
+)
 @pytest.mark.parametrize("page", ["leaves", "meta"])
 async def test_a_file_that_is_damaged_where_it_is_read_makes_way_for_a_new_one(
-    tmp_path: Path, page: str
+    tmp_path: Path, page: str, ask: Callable[[IssuanceReader], object]
 ) -> None:
     """Else only a page that the replicator happens to read would ever be mended."""
     await fill(tmp_path / "p", small_ledger())
@@ -247,7 +257,7 @@ async def test_a_file_that_is_damaged_where_it_is_read_makes_way_for_a_new_one(
     damage(tmp_path / "p", page)
 
     with pytest.raises(WentBackError):
-        find(reader, WEB, "r-0")
+        ask(reader)
     assert not (tmp_path / "p").exists()
     assert reader.position() == 0
 
