@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from events.base import Struct
 from events.envelope import Recorded, decode_entry
 from events.leaves import LeafIssued
 from events.signers import SignersAssigned
+from projections import store
 from services.pki import pem
 from tests.scenarios.caledger import Datacenter
 from tests.scenarios.load import Answer, Load
@@ -18,6 +20,7 @@ from tests.scenarios.load import Answer, Load
 VERIFY_SECONDS = 120.0
 ASSIGNED_SECONDS = 30.0
 LOOK_EVERY_SECONDS = 0.1
+REBUILDS = 10  # a worker that starts again may append while one is made
 
 
 class Leaf(Struct):
@@ -134,3 +137,26 @@ def none_missing(ledger: Ledger, answers: Iterable[Answer]) -> None:
         got.add(answer.issued.event_id)
     nobody_s = recorded.keys() - got
     assert not nobody_s, f"{len(nobody_s)} certificates that nobody got"
+
+
+async def projections_are_those_built_anew(caledger: Datacenter, path: Path) -> None:
+    """Assert that a file has, at one position of the ledger, the rows of a rebuilt one."""
+    for _ in range(REBUILDS):
+        position, live = _rows(path)
+        rebuilt = await caledger.run("projections", "rebuild")
+        assert rebuilt.code == 0, rebuilt
+        position_anew, anew = _rows(path)
+        if position == position_anew:
+            differ = [pair for pair in zip(live, anew, strict=False) if pair[0] != pair[1]]
+            assert (len(live), differ[:2]) == (len(anew), [])
+            return
+    raise AssertionError(f"the ledger never stood still, it is at {position_anew}")
+
+
+def _rows(path: Path) -> tuple[int, list[str]]:
+    """Return a position and the rows of just that position."""
+    while True:
+        position = store.read_meta(path).position
+        rows = list(store.dump(path))
+        if store.read_meta(path).position == position:
+            return position, rows
