@@ -88,10 +88,18 @@ def create(path: Path, *, datacenter: str) -> None:
 
 def read_meta(path: Path) -> FileMeta:
     """Return what a file says of itself; raises NoProjectionsError and StaleProjectionsError."""
-    if not path.exists():
-        raise NoProjectionsError(f"{path} is not there yet; the replicator makes it")
-    with damage_is_told(path, DAMAGED | _NOT_OURS), closing(open_to_read(path)) as db:
-        return _meta(db.execute("SELECT * FROM meta").fetchone(), path)
+    while True:
+        try:
+            file = identity(path)
+        except FileNotFoundError as error:
+            raise NoProjectionsError(f"{path} is not there yet; the replicator makes it") from error
+        try:
+            with damage_is_told(path, DAMAGED | _NOT_OURS), closing(open_to_read(path)) as db:
+                return _meta(db.execute("SELECT * FROM meta").fetchone(), path)
+        except (sqlite3.Error, StaleProjectionsError):
+            if is_at(path, file):
+                raise
+            # It was replaced while it was opened: its log may have been another file's.
 
 
 def dump(path: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from events.envelope import Stored
 from projections import disk, store
 from projections.ledger_fold import Folded, LedgerFold, read
 from tests.whole_ledger import SUBJECTS, WholeLedger, leaf, small_ledger, ulid
+
+REPLACED = 100  # times; without a second look about one in ten is met halfway
 
 
 def folded(stored: Sequence[Stored]) -> list[Folded]:
@@ -167,6 +170,30 @@ async def test_hostile_values_fit_in_the_rows(tmp_path: Path) -> None:
     lines = await filled(tmp_path / "a", [folded(ledger.stored)])
 
     assert sum(line.startswith("leaves ") for line in lines) == 1
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_read_anew(tmp_path: Path) -> None:
+    """A reader never hears of the logs that vanish meanwhile: there is a file, or there is none."""
+    path, new = tmp_path / "p", tmp_path / "new"
+    store.create(path, datacenter="dc1")
+
+    def replace() -> None:
+        for _ in range(REPLACED):
+            store.create(new, datacenter="dc1")
+            disk.move(new, path)
+
+    seen = {"a file": 0, "none": 0}
+    with ThreadPoolExecutor() as threads:
+        replacing = threads.submit(replace)
+        while not replacing.done():
+            try:
+                store.read_meta(path)
+                seen["a file"] += 1
+            except disk.NoProjectionsError:
+                seen["none"] += 1
+        replacing.result()
+
+    assert all(seen.values())
 
 
 async def test_a_file_that_is_replaced_while_it_is_opened_is_not_written(tmp_path: Path) -> None:
