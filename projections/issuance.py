@@ -193,7 +193,7 @@ class IssuanceReader:
             self.close()
             self._tried = file
             try:
-                self._db = _checked(open_to_read(self._path), self._path, file)
+                self._db = _checked(_opened(self._path, file), self._path, file)
             except _ReplacedError:
                 continue
             if self._db is not None:
@@ -208,6 +208,16 @@ class _DamagedError(WentBackError):
 
 class _ReplacedError(Exception):
     """Another file has taken the place of the one that was opened."""
+
+
+def _opened(path: Path, file: Identity) -> sqlite3.Connection:
+    """Open a file to read; raises _ReplacedError where it is not at the path any more."""
+    try:
+        return open_to_read(path)
+    except sqlite3.Error as error:
+        if is_at(path, file):
+            raise
+        raise _ReplacedError from error
 
 
 def _checked(db: sqlite3.Connection, path: Path, file: Identity) -> sqlite3.Connection | None:

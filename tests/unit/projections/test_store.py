@@ -12,6 +12,7 @@ import pytest
 
 from events.envelope import Stored
 from projections import disk, store
+from projections.issuance import IssuanceReader
 from projections.ledger_fold import Folded, LedgerFold, read
 from tests.whole_ledger import SUBJECTS, WholeLedger, leaf, small_ledger, ulid
 
@@ -191,6 +192,8 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_read_anew(tmp_path: Path)
                 seen["a file"] += 1
             except disk.NoProjectionsError:
                 seen["none"] += 1
+            with closing(IssuanceReader(path)) as reader:
+                assert reader.position() == 0
         replacing.result()
 
     assert all(seen.values())
