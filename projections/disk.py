@@ -40,6 +40,10 @@ class OtherWriterError(ProjectionFileError):
     """Somebody else wrote to the file."""
 
 
+class ReplacedError(Exception):
+    """Another file has taken the place of the one that was opened."""
+
+
 def delete(path: Path) -> None:
     """Delete a file, its parts last: readers that have it open keep what they have."""
     path.unlink(missing_ok=True)
@@ -72,6 +76,24 @@ def damage_is_told(path: Path, codes: Collection[int] = DAMAGED) -> Iterator[Non
         if not _says(error, codes):
             raise
         raise StaleProjectionsError(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def replacement_is_told(path: Path, file: Identity) -> Iterator[None]:
+    """Raise ReplacedError where `file` is not at the path any more once it and its log are open.
+
+    SQLite finds the log by its name. Of one that has gone with its file it says that the disk
+    fails; the log of another file it reads. A file keeps its log as long as it keeps its path
+    (`move`).
+    """
+    try:
+        yield
+    except (sqlite3.Error, StaleProjectionsError) as error:
+        if is_at(path, file):
+            raise
+        raise ReplacedError(f"{path} was replaced just now") from error
+    if not is_at(path, file):
+        raise ReplacedError(f"{path} was replaced just now")
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:

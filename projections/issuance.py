@@ -13,7 +13,16 @@ import msgspec
 
 from events.base import Struct
 from events.leaves import LeafIssued
-from projections.disk import Identity, delete, identity, is_at, is_damage, open_to_read
+from projections.disk import (
+    Identity,
+    ReplacedError,
+    delete,
+    identity,
+    is_at,
+    is_damage,
+    open_to_read,
+    replacement_is_told,
+)
 from projections.issuance_rows import PROJECTION, VERSION, LeafRow
 
 
@@ -193,8 +202,9 @@ class IssuanceReader:
             self.close()
             self._tried = file
             try:
-                self._db = _checked(_opened(self._path, file), self._path, file)
-            except _ReplacedError:
+                with replacement_is_told(self._path, file):
+                    self._db = _checked(open_to_read(self._path))
+            except ReplacedError:
                 continue
             if self._db is not None:
                 self._file = file
@@ -206,36 +216,13 @@ class _DamagedError(WentBackError):
     """What SQLite reads makes no sense."""
 
 
-class _ReplacedError(Exception):
-    """Another file has taken the place of the one that was opened."""
-
-
-def _opened(path: Path, file: Identity) -> sqlite3.Connection:
-    """Open a file to read; raises _ReplacedError where it is not at the path any more."""
-    try:
-        return open_to_read(path)
-    except sqlite3.Error as error:
-        if is_at(path, file):
-            raise
-        raise _ReplacedError from error
-
-
-def _checked(db: sqlite3.Connection, path: Path, file: Identity) -> sqlite3.Connection | None:
-    """Have the log opened as well, and return the connection; None for a file of other software.
-
-    Raises _ReplacedError where the path is not `file` any more: the log could be of another file
-    than the one that was opened. A file keeps its log as long as it keeps its path (`store.move`).
-    """
+def _checked(db: sqlite3.Connection) -> sqlite3.Connection | None:
+    """Have the log opened as well, and return the connection; None for a file of other software."""
     try:
         told = db.execute("SELECT versions FROM meta").fetchone()[0]
-    except sqlite3.Error as error:
+    except sqlite3.Error:
         db.close()
-        if is_at(path, file):
-            raise
-        raise _ReplacedError from error
-    if not is_at(path, file):
-        db.close()
-        raise _ReplacedError
+        raise
     if msgspec.json.decode(told, type=dict[str, int]).get(PROJECTION.name) != VERSION:
         db.close()
         return None

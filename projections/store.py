@@ -12,7 +12,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from itertools import groupby
 from pathlib import Path
 from types import NoneType
@@ -28,11 +28,13 @@ from projections.disk import (
     Identity,
     NoProjectionsError,
     OtherWriterError,
+    ReplacedError,
     StaleProjectionsError,
     damage_is_told,
     identity,
     is_at,
     open_to_read,
+    replacement_is_told,
     uri,
 )
 from projections.ledger_fold import Folded
@@ -93,21 +95,22 @@ def read_meta(path: Path) -> FileMeta:
             file = identity(path)
         except FileNotFoundError as error:
             raise NoProjectionsError(f"{path} is not there yet; the replicator makes it") from error
-        try:
-            with damage_is_told(path, DAMAGED | _NOT_OURS), closing(open_to_read(path)) as db:
-                return _meta(db.execute("SELECT * FROM meta").fetchone(), path)
-        except (sqlite3.Error, StaleProjectionsError):
-            if is_at(path, file):
-                raise
-            # It was replaced while it was opened: its log may have been another file's.
+        with (
+            suppress(ReplacedError),
+            replacement_is_told(path, file),
+            damage_is_told(path, DAMAGED | _NOT_OURS),
+            closing(open_to_read(path)) as db,
+        ):
+            return _meta(db.execute("SELECT * FROM meta").fetchone(), path)
 
 
 def dump(path: Path) -> Iterator[str]:
     """Yield everything in a file as lines, in an order of its own: equal rows, equal lines.
 
-    Raises StaleProjectionsError.
+    The file as it is at one position, which the first line tells. Raises StaleProjectionsError.
     """
     with damage_is_told(path), closing(open_to_read(path)) as db:
+        db.execute("BEGIN")
         for table, key in [("meta", ("only_row",)), *((row.TABLE, row.KEY) for row in _rows())]:
             query = f"SELECT * FROM {table} ORDER BY {', '.join(key)}"  # noqa: S608  # our names
             for row in db.execute(query):

@@ -75,7 +75,8 @@ async def test_no_fault_of_a_server_costs_more_than_time(tmp_path: Path) -> None
         assert nemesis.done == dict.fromkeys(FAULTS, TIMES)
         ledger = await check(cluster, *loads)
         await _asked_again_all_get_the_same(cluster, [a for load in loads for a in load.answers])
-        await _projections_hold_all(cluster, position=ledger.entries)
+        await _projections_reach(cluster, ledger.entries)
+        await projections_are_those_built_anew(cluster, cluster.node.projections_file)
         assert {ending.partition(": ")[2] for ending in cluster.endings()} <= {AWAY}
         assert cluster.running()
 
@@ -113,9 +114,7 @@ async def _asked_again_all_get_the_same(cluster: Cluster, answers: Sequence[Answ
     assert {answer.request: answer.issued for answer in again.answers} == first
 
 
-async def _projections_hold_all(cluster: Cluster, *, position: int) -> None:
-    path = cluster.node.projections_file
+async def _projections_reach(cluster: Cluster, position: int) -> None:
     async with asyncio.timeout(RECOVERY_SECONDS):
-        while store.read_meta(path).position < position:
+        while store.read_meta(cluster.node.projections_file).position < position:
             await asyncio.sleep(0.05)
-    await projections_are_those_built_anew(cluster, path)

@@ -23,7 +23,6 @@ from projections.issuance import (
     WentBackError,
     _checked,
     _issued,
-    _ReplacedError,
 )
 from projections.issuance_rows import LeafRow, leaf_row
 from projections.ledger_fold import LedgerFold, read
@@ -281,8 +280,9 @@ async def test_a_file_never_comes_with_the_log_of_the_one_that_took_its_place(
     async with store.ProjectionStore(path) as projections:
         await projections.apply(rest)  # into the log
 
-        with pytest.raises(_ReplacedError):
-            _checked(opened, path, file)
+        with pytest.raises(disk.ReplacedError), disk.replacement_is_told(path, file):
+            _checked(opened)
+        opened.close()
 
         reader = IssuanceReader(path)
         assert reader.position() == ledger.last
