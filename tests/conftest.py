@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from tests.nats import NatsCluster, NatsServer
 # On a machine that others use as well, how long an example takes says nothing of the code.
 hypothesis.settings.register_profile("caledger", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("caledger")
+
+# A shell's `&` has all that it starts ignore Ctrl-C, and so would every process of a test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
