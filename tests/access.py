@@ -18,7 +18,8 @@ from services.keys.kek import KeyEncryptionKey
 from services.nats_access import contexts, provision, revocation, tls, users
 from services.nats_access.layout import NatsLayout
 from services.nats_access.permissions import CA, WORKERS, Role
-from services.nats_access.server_process import ServerProcess, free_port
+from services.nats_access.server_process import ServerProcess
+from tests.nats import free_port
 
 DATACENTER: Final = "dc1"
 KEK: Final = KeyEncryptionKey(bytes(range(32)))
@@ -32,7 +33,7 @@ class AccessServer:
         self.data = data
         self.layout: NatsLayout = provision.provision(data, DATACENTER, KEK)
         self.subjects = self.layout.subjects
-        self.port = free_port("127.0.0.1", 0)
+        self.port = free_port()
         self.tls = (
             tls.ensure(
                 self.layout.tls,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,12 +28,18 @@ READY_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
 
 
+# Below those that the operating system gives to outgoing connections (Linux: from 32768, others:
+# from 49152): one of those may be a client's before the server that it was chosen for listens.
+_PORTS = itertools.cycle(random.sample(range(10_000, 32_000), 22_000))
+
+
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that the operating system says is free."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port of 127.0.0.1 that is free, and that this run gave to nobody yet."""
+    for port in _PORTS:
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the ports never end")
 
 
 class NatsServer:

@@ -17,6 +17,9 @@ from typing import IO, Final
 READY_SECONDS_MAX: Final = 60.0  # a large ledger is read at start
 STOP_SECONDS_MAX: Final = 10.0  # then it is killed: what was acknowledged is on disk
 
+PORTS_TRIED: Final = 100
+PORT_MAX: Final = 65_535
+
 _LOOK_EVERY_SECONDS: Final = 0.02
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -43,11 +46,13 @@ def command(config: Path) -> list[str]:
 
 
 def free_port(address: str, wanted: int) -> int:
-    """Return `wanted` where nothing listens on it, else a free port; 0 asks for any.
+    """Return `wanted` where nothing listens on it, else the next one that is free.
 
+    One that the operating system would choose is the last resort: it is of those that it gives to
+    outgoing connections, so that it may not be free again when the server is started again.
     Raises ServerError for an address that this machine does not have.
     """
-    for port in (wanted, 0):
+    for port in (*range(wanted, min(wanted + PORTS_TRIED, PORT_MAX + 1)), 0):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -14,8 +14,9 @@ from services import streams, transport
 from services.nats_access import contexts, provision, revocation, server_config, tls, users
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import NatsLayout
-from services.nats_access.server_process import ServerProcess, free_port
+from services.nats_access.server_process import ServerProcess
 from tests.access import CLOCK, DATACENTER, KEK
+from tests.nats import free_port
 
 SERVERS = 3
 
@@ -34,8 +35,8 @@ class SecureCluster:
 async def cluster(tmp_path: Path) -> AsyncIterator[SecureCluster]:
     first = provision.provision(tmp_path / "0", DATACENTER, KEK)
     tls.ensure(first.tls, listen="127.0.0.1", kek=KEK, datacenter=DATACENTER, now=CLOCK.now())
-    ports = [free_port("127.0.0.1", 0) for _ in range(SERVERS)]
-    routes = [free_port("127.0.0.1", 0) for _ in range(SERVERS)]
+    ports = [free_port() for _ in range(SERVERS)]
+    routes = [free_port() for _ in range(SERVERS)]
     for number in range(1, SERVERS):
         shutil.copytree(tmp_path / "0", tmp_path / str(number))
     layouts = [provision.provision(tmp_path / str(n), DATACENTER, KEK) for n in range(SERVERS)]

@@ -12,13 +12,20 @@ from pathlib import Path
 import pytest
 
 from services.nats_access import provision
-from services.nats_access.server_process import ServerError, ServerProcess, free_port
+from services.nats_access.server_process import (
+    PORT_MAX,
+    PORTS_TRIED,
+    ServerError,
+    ServerProcess,
+    free_port,
+)
+from tests import nats
 from tests.access import DATACENTER, KEK
 
 
 def configured(tmp_path: Path) -> tuple[Path, int]:
     layout = provision.provision(tmp_path, DATACENTER, KEK)
-    port = free_port("127.0.0.1", 0)
+    port = nats.free_port()
     file = provision.write_server_conf(layout, node="n1", listen="127.0.0.1", port=port, tls=None)
     return file, port
 
@@ -31,14 +38,18 @@ def alive(pid: int) -> bool:
     return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
-def test_a_port_that_is_taken_is_replaced_by_a_free_one() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-
+def test_a_port_that_is_taken_is_replaced_by_the_next_free_one() -> None:
+    port = nats.free_port()
+    with socket.create_server(("127.0.0.1", port)):
         other = free_port("127.0.0.1", port)
 
-    assert other != port
+    assert port < other < port + PORTS_TRIED
     assert free_port("127.0.0.1", port) == port
+
+
+def test_where_the_ports_end_the_operating_system_chooses() -> None:
+    with socket.create_server(("127.0.0.1", PORT_MAX)):
+        assert free_port("127.0.0.1", PORT_MAX) < PORT_MAX
 
 
 def test_an_address_that_is_not_this_machines_is_an_error() -> None:
@@ -73,8 +84,8 @@ async def test_a_server_that_cannot_start_is_an_error_at_once(tmp_path: Path) ->
 
 
 async def test_a_server_that_never_greets_is_an_error_and_is_ended(tmp_path: Path) -> None:
-    config, port = configured(tmp_path)
-    server = ServerProcess(config, address="127.0.0.1", port=free_port("127.0.0.1", port + 1))
+    config, _ = configured(tmp_path)
+    server = ServerProcess(config, address="127.0.0.1", port=nats.free_port())
 
     with pytest.raises(ServerError, match="not ready"):
         await server.start(timeout=1)

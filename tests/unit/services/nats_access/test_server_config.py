@@ -10,7 +10,8 @@ from services.clock import SystemClock
 from services.keys.kek import KeyEncryptionKey
 from services.nats_access import provision, server_config, tls
 from services.nats_access.server_config import ClearTextError, Cluster, Server
-from services.nats_access.server_process import ServerProcess, find_binary, free_port
+from services.nats_access.server_process import ServerProcess, find_binary
+from tests.nats import free_port
 
 KEK = KeyEncryptionKey(bytes(range(32)))
 SERVER = Server(
@@ -63,7 +64,7 @@ async def test_the_ledger_is_stored_in_a_folder_of_any_name(tmp_path: Path) -> N
     """nats-server reads no JSON: `\\u00e4` is an error to it, and `\\b` would be."""
     data = tmp_path / 'dä ta "q" \\t\b\t'
     layout = provision.provision(data, "dc1", KEK)
-    port = free_port("127.0.0.1", 0)
+    port = free_port()
     provision.write_server_conf(layout, node="n1", listen="127.0.0.1", port=port, tls=None)
     process = ServerProcess(
         layout.server_conf, address="127.0.0.1", port=port, log=subprocess.DEVNULL
