@@ -30,11 +30,15 @@ PR_SET_PDEATHSIG = 1
 
 # Below those that the operating system gives to outgoing connections (Linux: from 32768, others:
 # from 49152): one of those may be a client's before the server that it was chosen for listens.
-_PORTS = itertools.cycle(random.sample(range(10_000, 32_000), 22_000))
+# Each of pytest-xdist's processes has its own, so that none takes what waits for another's server.
+_PROCESSES = 8
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PROCESSES
+_OURS = range(10_000 + _PROCESS, 32_000, _PROCESSES)
+_PORTS = itertools.cycle(random.sample(_OURS, len(_OURS)))
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free, and that this run gave to nobody yet."""
+    """Return a port of 127.0.0.1 that is free, and that this process has not given away lately."""
     for port in _PORTS:
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))

@@ -17,7 +17,7 @@ PortOption = Annotated[
         "--nats-port",
         min=1,
         max=65535,
-        help="Port of nats-server (4222, or another one where that is taken).",
+        help="Port of nats-server (4222, or the next one that is free).",
     ),
 ]
 ListenOption = Annotated[

@@ -166,9 +166,8 @@ def secrets_of(data: Path) -> dict[str, bytes]:
 
 
 async def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         ran = await run("dev", "--data", tmp_path / "data", "--nats-port", str(port), cwd=tmp_path)
 
     assert ran.code == 2, ran
@@ -177,8 +176,8 @@ async def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path: Path
 
 async def test_a_usual_port_that_is_taken_is_replaced(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         # The folder's own port, that somebody else took since.
         made = await run("init", "--data", data, "--nats-port", str(free_port()), cwd=tmp_path)
         file = data / "caledger.toml"
