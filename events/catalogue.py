@@ -10,12 +10,21 @@ import msgspec
 from events.authority import (
     CAConfigured,
     IntermediateInstalled,
+    IntermediateRequested,
     KeyCreated,
+    KeyDestroyed,
+    KeyShared,
+    LeafSignerSelected,
     RootActivated,
+    RootPruned,
     RootPublished,
+    RootRetired,
+    RotationAborted,
+    RotationStarted,
 )
 from events.leadership import LeadershipAcquired, LeadershipReleased
 from events.leaves import LeafIssued, LeafRefusalsCounted, LeafRefused
+from events.revocation import CrlIssued, LeavesRevoked
 from events.signers import GrantGiven, GrantWithdrawn, SignersAssigned
 
 AuthorityEvent = (
@@ -23,9 +32,19 @@ AuthorityEvent = (
     | LeadershipReleased
     | CAConfigured
     | KeyCreated
+    | KeyShared
+    | KeyDestroyed
+    | RotationStarted
+    | RotationAborted
     | RootPublished
     | RootActivated
+    | RootRetired
+    | RootPruned
+    | IntermediateRequested
     | IntermediateInstalled
+    | LeafSignerSelected
+    | LeavesRevoked
+    | CrlIssued
     | SignersAssigned
 )
 GrantEvent = GrantGiven | GrantWithdrawn

@@ -38,10 +38,17 @@ RefusalCode = Literal[
     "rate_limited",
     "not_ready",
     "internal",
+    "bad_config",
+    "conflict",
+    "busy",
 ]
-"""The closed list of error codes that a client can see (architecture, section 6)."""
+"""The closed list of error codes that a client can see (architecture, section 6).
 
-IdentityKind = Literal["service"]
+The last three are the CA manager's: a configuration (or what goes with it) that cannot be used; a
+CA that is not what a command was made for any more; a CA in a state in which it does not do this.
+"""
+
+IdentityKind = Literal["service", "agent", "gateway", "server"]
 IDENTITY_KINDS: Final[tuple[IdentityKind, ...]] = get_args(IdentityKind)
 
 
@@ -52,7 +59,7 @@ class LeafIssued(Event):
     request_id: RequestId | None  # None: the client named none, so nothing can be asked for again
     identity: str  # SPIFFE id
     kind: IdentityKind
-    name: str  # what the subject names: the service
+    name: str  # what the subject names: the service, the node; "" for gateway and server
     serial: Serial
     key_id: KeyId  # of the leaf's own public key
     issuer_key_id: KeyId
@@ -63,6 +70,8 @@ class LeafIssued(Event):
     signer: Ulid
     grant_sequence: Sequence
     requester: str | None  # NATS user key of who asked, as the server told it
+    dns: tuple[str, ...] = ()  # names beside the SPIFFE id
+    ip: tuple[str, ...] = ()
 
 
 class LeafRefused(Event):
@@ -76,6 +85,7 @@ class LeafRefused(Event):
     signer: Ulid
     grant_sequence: Sequence
     requester: str | None
+    durable: bool = False  # it was submitted to be kept: the request id's answer is this, for ever
 
 
 class RefusalCount(Struct):

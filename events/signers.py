@@ -18,6 +18,8 @@ class Assignment(Struct):
     partitions: tuple[Partition, ...]  # ascending
     signing_key_id: KeyId
     rate_per_second: Annotated[float, Meta(ge=0)]  # its share of CSRMaxPerSecond; 0 = no limit
+    concurrent: Annotated[int, Meta(ge=0, le=INT_MAX)] = 0
+    """Its share of CSRMaxConcurrent; 0 = no limit."""
 
 
 class SignersAssigned(Event):

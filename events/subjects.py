@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote
 
 from events.base import PARTITIONS, Struct
 
+NAMELESS_KINDS = frozenset({"gateway", "server"})  # one identity each in a datacenter
+
 NAME_BYTES_MAX = 128  # of a name, percent-encoded; NATS subjects stay well below its limits
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -69,6 +71,11 @@ def partition_of(*tokens: str) -> int:
     return state % PARTITIONS
 
 
+def identity_tokens(kind: str, name: str) -> tuple[str, ...]:
+    """Return what an identity is called in subjects; raises BadNameError."""
+    return (kind,) if kind in NAMELESS_KINDS else (kind, encode_name(name))
+
+
 class Family(enum.Enum):
     """The families of a ledger's subjects, each with an order of its own."""
 
@@ -102,7 +109,7 @@ class SignSubject(Struct):
 
     partition: int
     kind: str  # "service", ...
-    name: str  # decoded
+    name: str  # decoded; "" where the kind has one identity
 
 
 class Subjects:
@@ -122,6 +129,25 @@ class Subjects:
         self.roots_log = f"ca.{dc}.roots.log"
         self.roots_changed = f"ca.{dc}.roots.changed"
         self.roots_get = f"ca.{dc}.roots.get"
+        # the CA manager: each a question that is answered
+        self.config_get = f"ca.{dc}.config.get"
+        self.config_set = f"ca.{dc}.config.set"
+        self.config_plan = f"ca.{dc}.config.plan"  # what `config.set` would do
+        self.rotation_start = f"ca.{dc}.rotation.start"
+        self.rotation_abort = f"ca.{dc}.rotation.abort"
+        self.roots_prune = f"ca.{dc}.roots.prune"
+        self.leaves_revoke = f"ca.{dc}.leaves.revoke"
+        self.crl_get = f"ca.{dc}.crl.get"
+        self.status_get = f"ca.{dc}.status.get"
+        self.commands = (  # what an administrator may have done
+            self.config_set,
+            self.config_plan,
+            self.rotation_start,
+            self.rotation_abort,
+            self.roots_prune,
+            self.leaves_revoke,
+        )
+        self.reissue = f"ca.{dc}.reissue"  # who is to ask for a new certificate, told live
         # buckets (streams KV_<bucket> on $KV.<bucket>.>)
         self.lease_bucket = f"CA_LEASES_{dc}"
         self.root_keys_bucket = f"CA_ROOT_KEYS_{dc}"
@@ -142,9 +168,12 @@ class Subjects:
         """Return the subject of what a signer did."""
         return f"ca.{self.datacenter}.ledger.leaves.{signer}"
 
-    def sign(self, kind: str, name: str) -> str:
-        """Return the subject on which a certificate for this identity is asked for."""
-        return f"ca.{self.datacenter}.sign.{kind}.{encode_name(name)}"
+    def sign(self, kind: str, name: str = "") -> str:
+        """Return the subject on which a certificate for this identity is asked for.
+
+        `name` is "" for kinds of which a datacenter has one identity. Raises BadNameError.
+        """
+        return f"ca.{self.datacenter}.sign.{'.'.join(identity_tokens(kind, name))}"
 
     def sign_every(self, kind: str) -> str:
         """Return the subjects of all identities of a kind."""
@@ -169,7 +198,13 @@ class Subjects:
         tokens = subject.split(".")
         match tokens:
             case ["ca", dc, "work", partition, kind, token] if dc == self.datacenter:
-                return SignSubject(partition=int(partition), kind=kind, name=decode_name(token))
+                if kind not in NAMELESS_KINDS:
+                    return SignSubject(partition=int(partition), kind=kind, name=decode_name(token))
+                raise BadNameError(f"{subject!r}: there is one {kind}, and it has no name")
+            case ["ca", dc, "work", partition, kind] if dc == self.datacenter:
+                if kind in NAMELESS_KINDS:
+                    return SignSubject(partition=int(partition), kind=kind, name="")
+                raise BadNameError(f"{subject!r} names no {kind}")
             case _:
                 raise BadNameError(f"{subject!r} asks for no identity")
 

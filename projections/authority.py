@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import assert_never
+from typing import Literal, assert_never
 
 from msgspec.structs import replace
 
 from events.authority import (
     CAConfigured,
     IntermediateInstalled,
+    IntermediateRequested,
     KeyCreated,
+    KeyDestroyed,
+    KeyShared,
+    LeafSignerSelected,
     RootActivated,
+    RootPruned,
     RootPublished,
+    RootRetired,
+    RotationAborted,
+    RotationStarted,
 )
-from events.base import Struct
+from events.base import Moment, Struct
 from events.catalogue import AuthorityEvent
 from events.envelope import Entry, Recorded, Stored, VoidEntryError, decode_entry
 from events.leadership import LeadershipAcquired, LeadershipReleased
+from events.revocation import CrlIssued, LeavesRevoked, RevocationReason
 from events.signers import Assignment, SignersAssigned
 from events.subjects import Family
 from projections.id_set import IdSet
+
+CaState = Literal["UNINITIALIZED", "INITIALIZED", "RECONFIGURING", "RENEWING"]
+"""Consul's states (section 3.1), as far as the ledger tells: what was begun and neither finished
+nor given up. While the first authority is being made a root-manager says `INITIALIZING`."""
+
+REQUESTS_KNOWN = 256  # commands whose outcome is told again to who asks again
 
 
 class Leader(Struct):
@@ -37,6 +52,8 @@ class Root(Struct):
     active: bool
     created: int
     modified: int
+    rotated_out_at: Moment | None = None  # Consul's RotatedOutAt
+    retired: int = 0  # sequence of the entry that retired it: no leaf under it comes after that
 
 
 class Issuer(Struct):
@@ -58,6 +75,37 @@ class SignerGrant(Struct):
     sequence: int
 
 
+class Rotation(Struct):
+    """A new root is published and not active yet."""
+
+    started: RotationStarted
+    sequence: int
+
+
+class Renewal(Struct):
+    """A new intermediate is on its way."""
+
+    requested: IntermediateRequested
+    sequence: int
+
+
+class Revoked(Struct):
+    """What a list says of a certificate, and whose it is."""
+
+    sequence: int
+    identity: str
+    at: Moment
+    reason: RevocationReason
+    not_after: Moment
+
+
+class List(Struct):
+    """The latest revocation list of an issuer."""
+
+    issued: CrlIssued
+    sequence: int
+
+
 class VoidEntry(Struct):
     """An entry that was passed over."""
 
@@ -75,11 +123,21 @@ class AuthorityState(Struct):
     leader: Leader | None = None
     configuration: CAConfigured | None = None
     configured: int = 0  # sequence of the configuration
-    keys: Mapping[str, KeyCreated] = {}
-    roots: Mapping[str, Root] = {}  # by root id, oldest first
+    first_configured: int = 0  # and of the first that there was
+    keys: Mapping[str, KeyCreated] = {}  # those that were not destroyed
+    shared: frozenset[str] = frozenset()  # root keys that signers have, too
+    roots: Mapping[str, Root] = {}  # trusted ones, by root id, oldest first
+    pruned: Mapping[str, Root] = {}  # once trusted
+    rotation: Rotation | None = None
+    renewal: Renewal | None = None
     issuers: Mapping[str, Issuer] = {}  # by key id, all there ever were
     issuer_key_id: str | None = None  # the one that signs now
+    issuer_changed: int = 0  # sequence since when it does: no other signed any leaf after that
     signers: Mapping[str, SignerGrant] = {}
+    revoked: Mapping[str, Mapping[str, Revoked]] = {}  # by issuer's key id, then by serial
+    revoked_sequence: Mapping[str, int] = {}  # by issuer's key id, of its last revocation
+    lists: Mapping[str, List] = {}  # by issuer's key id
+    requests: Mapping[str, int] = {}  # ids of commands -> sequence; the last REQUESTS_KNOWN
     bundle_sequence: int = 0  # of the last change of the trust bundle
     event_ids: IdSet = IdSet()
     last_void: VoidEntry | None = None
@@ -93,6 +151,15 @@ class AuthorityState(Struct):
     def issuer(self) -> Issuer | None:
         """Return the certificate that signs leaves now."""
         return self.issuers[self.issuer_key_id] if self.issuer_key_id is not None else None
+
+    @property
+    def ca_state(self) -> CaState:
+        """Return Consul's state of the CA."""
+        if self.configuration is None:
+            return "UNINITIALIZED"
+        if self.rotation is not None:
+            return "RECONFIGURING"
+        return "INITIALIZED" if self.renewal is None else "RENEWING"
 
 
 def fold(state: AuthorityState, stored: Stored) -> AuthorityState:
@@ -173,23 +240,93 @@ def evolve(state: AuthorityState, recorded: Recorded) -> AuthorityState:
             return replace(state, leader=None)
         case CAConfigured():
             return replace(
-                state, configuration=event, configured=sequence, bundle_sequence=sequence
+                _asked(state, event.request_id, sequence),
+                configuration=event,
+                configured=sequence,
+                first_configured=state.first_configured or sequence,
+                bundle_sequence=sequence,
             )
-        case KeyCreated():
-            return replace(state, keys={**state.keys, event.key_id: event})
-        case RootPublished():
-            root = Root(published=event, active=False, created=sequence, modified=sequence)
+        case KeyCreated() | KeyShared() | KeyDestroyed():
+            return _key(state, event)
+        case RotationStarted():
             return replace(
-                state, roots={**state.roots, event.root_id: root}, bundle_sequence=sequence
+                _asked(state, event.request_id, sequence),
+                rotation=Rotation(started=event, sequence=sequence),
             )
-        case RootActivated():
-            return _activate(state, event, sequence)
-        case IntermediateInstalled():
-            return _install(state, event, sequence)
+        case RotationAborted():
+            return replace(_asked(state, event.request_id, sequence), rotation=None)
+        case RootPublished() | RootActivated() | RootRetired() | RootPruned():
+            return _root(state, event, sequence)
+        case IntermediateRequested():
+            return replace(state, renewal=Renewal(requested=event, sequence=sequence))
+        case IntermediateInstalled() | LeafSignerSelected():
+            return _leaf_signer(state, event, sequence)
+        case LeavesRevoked():
+            return _revoke(state, event, recorded)
+        case CrlIssued():
+            listed = List(issued=event, sequence=sequence)
+            return replace(state, lists={**state.lists, event.issuer_key_id: listed})
         case SignersAssigned():
             return replace(state, signers=_assigned(state, event, sequence))
         case _:
             assert_never(event)
+
+
+def _asked(state: AuthorityState, request_id: str | None, sequence: int) -> AuthorityState:
+    """Remember which command led to an entry."""
+    if request_id is None:
+        return state
+    requests = {**state.requests, request_id: sequence}
+    while len(requests) > REQUESTS_KNOWN:
+        del requests[next(iter(requests))]
+    return replace(state, requests=requests)
+
+
+def _key(state: AuthorityState, event: KeyCreated | KeyShared | KeyDestroyed) -> AuthorityState:
+    match event:
+        case KeyCreated():
+            return replace(state, keys={**state.keys, event.key_id: event})
+        case KeyShared():
+            return replace(state, shared=state.shared | {event.key_id})
+        case KeyDestroyed():
+            created = state.keys.get(event.key_id)
+            if created is not None and created.purpose != event.purpose:
+                return replace(state, shared=state.shared - {event.key_id})
+            keys = {key_id: key for key_id, key in state.keys.items() if key_id != event.key_id}
+            return replace(state, keys=keys)
+        case _:
+            assert_never(event)
+
+
+def _root(
+    state: AuthorityState,
+    event: RootPublished | RootActivated | RootRetired | RootPruned,
+    sequence: int,
+) -> AuthorityState:
+    roots = dict(state.roots)
+    match event:
+        case RootPublished():
+            roots[event.root_id] = Root(
+                published=event, active=False, created=sequence, modified=sequence
+            )
+        case RootActivated():
+            return _activate(state, event, sequence)
+        case RootRetired():
+            if (root := roots.get(event.root_id)) is not None:
+                roots[event.root_id] = replace(
+                    root,
+                    active=False,
+                    modified=sequence,
+                    rotated_out_at=event.rotated_out_at,
+                    retired=sequence,
+                )
+        case RootPruned():
+            state = _asked(state, event.request_id, sequence)
+            if (root := roots.pop(event.root_id, None)) is not None:
+                state = replace(state, pruned={**state.pruned, event.root_id: root})
+        case _:
+            assert_never(event)
+    return replace(state, roots=roots, bundle_sequence=sequence)
 
 
 def _activate(state: AuthorityState, event: RootActivated, sequence: int) -> AuthorityState:
@@ -201,17 +338,24 @@ def _activate(state: AuthorityState, event: RootActivated, sequence: int) -> Aut
         )
         for root_id, root in state.roots.items()
     }
-    return replace(state, roots=roots, bundle_sequence=sequence)
+    return replace(state, roots=roots, rotation=None, renewal=None, bundle_sequence=sequence)
 
 
-def _install(state: AuthorityState, event: IntermediateInstalled, sequence: int) -> AuthorityState:
+def _leaf_signer(
+    state: AuthorityState, event: IntermediateInstalled | LeafSignerSelected, sequence: int
+) -> AuthorityState:
     root = state.roots.get(event.root_id)
     cross_signed = root.published.cross_signed if root is not None else None
+    bridge = (cross_signed,) if cross_signed is not None else ()
+    match event:
+        case IntermediateInstalled():
+            certificate, chain = event.certificate, (event.certificate, *bridge)
+        case LeafSignerSelected():
+            certificate, chain = (root.published.certificate if root is not None else b""), bridge
+        case _:
+            assert_never(event)
     issuer = Issuer(
-        key_id=event.signing_key_id,
-        root_id=event.root_id,
-        certificate=event.certificate,
-        chain=(event.certificate, *([cross_signed] if cross_signed is not None else [])),
+        key_id=event.signing_key_id, root_id=event.root_id, certificate=certificate, chain=chain
     )
     roots = dict(state.roots)
     if root is not None:
@@ -220,8 +364,32 @@ def _install(state: AuthorityState, event: IntermediateInstalled, sequence: int)
         state,
         issuers={**state.issuers, issuer.key_id: issuer},
         issuer_key_id=issuer.key_id,
+        issuer_changed=sequence,
         roots=roots,
+        renewal=None,
         bundle_sequence=sequence,
+    )
+
+
+def _revoke(state: AuthorityState, event: LeavesRevoked, recorded: Recorded) -> AuthorityState:
+    """Fold a revocation; a leaf that was revoked before stays revoked as it was."""
+    revoked = {key_id: dict(serials) for key_id, serials in state.revoked.items()}
+    for leaf in event.leaves:
+        revoked.setdefault(leaf.issuer_key_id, {}).setdefault(
+            leaf.serial,
+            Revoked(
+                sequence=recorded.sequence,
+                identity=leaf.identity,
+                at=recorded.envelope.time,
+                reason=event.reason,
+                not_after=leaf.not_after,
+            ),
+        )
+    sequences = dict.fromkeys((leaf.issuer_key_id for leaf in event.leaves), recorded.sequence)
+    return replace(
+        _asked(state, event.request_id, recorded.sequence),
+        revoked=revoked,
+        revoked_sequence={**state.revoked_sequence, **sequences},
     )
 
 

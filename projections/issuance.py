@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ import msgspec
 
 from events.base import Struct
 from events.leaves import LeafIssued
+from events.revocation import RevokedLeaf
 from projections.disk import (
     Identity,
     ReplacedError,
@@ -46,6 +48,43 @@ class IssuanceCounts(Struct):
     refusals_counted: int  # recorded as sums
 
 
+class Selection(Struct):
+    """Which leaves are meant; what is not said does not matter."""
+
+    serials: tuple[str, ...] | None = None
+    identity: str | None = None
+    signer: str | None = None
+    issuer_key_ids: tuple[str, ...] | None = None
+    issued_from: datetime | None = None  # by the time of the event
+    issued_to: datetime | None = None
+
+    def condition(self) -> tuple[str, list[str]]:
+        """Return the conditions of a query, and their values."""
+        conditions: list[str] = []
+        values: list[str] = []
+        for column, chosen in (
+            ("serial", self.serials),
+            ("issuer_key_id", self.issuer_key_ids),
+            ("identity", _one(self.identity)),
+            ("signer", _one(self.signer)),
+        ):
+            if chosen is not None:
+                conditions.append(f"AND {column} IN (SELECT value FROM json_each(?))")  # noqa: S608
+                values.append(msgspec.json.encode(chosen).decode())
+        for sign, moment in ((">=", self.issued_from), ("<", self.issued_to)):
+            if moment is not None:
+                conditions.append(f"AND julianday(stored) {sign} julianday(?)")
+                values.append(moment.isoformat())
+        return " ".join(conditions), values
+
+
+class LiveLeaves(Struct):
+    """How many leaves of some issuers are not expired, as far as the file knows the ledger."""
+
+    position: int  # sequence up to which it does
+    count: int
+
+
 class WentBackError(Exception):
     """The projections file knows less than it did: deleted, damaged, or put back from a backup.
 
@@ -56,7 +95,10 @@ class WentBackError(Exception):
 _LEAF: Final = f"SELECT {', '.join(LeafRow.__struct_fields__)} FROM leaves "  # noqa: S608  # our names
 _FIRST: Final = _LEAF + "WHERE identity = ? AND request_id = ? ORDER BY sequence, position LIMIT 1"
 _LATEST: Final = _LEAF + "WHERE identity = ? ORDER BY sequence DESC, position DESC LIMIT ?"
+_LIVE: Final = "SELECT count(*) FROM leaves WHERE issuer_key_id = ? AND expires > ?"
+_CHOSEN: Final = "SELECT serial, issuer_key_id, identity, not_after FROM leaves WHERE expires > ?"
 _NAMED: Final = _LEAF + "WHERE kind = ? AND name = ? ORDER BY sequence DESC, position DESC LIMIT ?"
+_NAMES: Final = msgspec.json.Decoder(tuple[str, ...])
 
 
 class IssuanceReader:
@@ -112,6 +154,44 @@ class IssuanceReader:
     def by_name(self, kind: str, name: str, *, limit: int = 100) -> tuple[int, list[IssuedLeaf]]:
         """Return the same of a name, whatever the trust domain; looks at every row."""
         return self._leaves(_NAMED, (kind, name, limit))
+
+    def live(self, issuer_key_ids: Sequence[str], *, now: datetime) -> LiveLeaves:
+        """Return how many leaves of these issuers are not expired; raises as `find_all` does."""
+        with self._damage_ends_it():
+            db = self._current()
+            if db is None:
+                return LiveLeaves(position=0, count=0)
+            with self._snapshot(db) as position:
+                count = sum(
+                    db.execute(_LIVE, (key_id, math.floor(now.timestamp()))).fetchone()[0]
+                    for key_id in issuer_key_ids
+                )
+        return LiveLeaves(position=position, count=count)
+
+    def select(self, asked: Selection, *, now: datetime) -> tuple[int, list[RevokedLeaf]]:
+        """Return the position, and the leaves asked for that are not expired, oldest first.
+
+        Raises as `find_all` does.
+        """
+        where, values = asked.condition()
+        with self._damage_ends_it():
+            db = self._current()
+            if db is None:
+                return 0, []
+            with self._snapshot(db) as position:
+                rows = db.execute(
+                    f"{_CHOSEN} {where} ORDER BY sequence, position",
+                    (math.floor(now.timestamp()), *values),
+                )
+                return position, [
+                    RevokedLeaf(
+                        serial=serial,
+                        issuer_key_id=issuer,
+                        identity=identity,
+                        not_after=datetime.fromisoformat(not_after),
+                    )
+                    for serial, issuer, identity, not_after in rows
+                ]
 
     def counts(self) -> IssuanceCounts:
         """Return how much there is; raises as `find_all` does."""
@@ -229,11 +309,15 @@ def _checked(db: sqlite3.Connection) -> sqlite3.Connection | None:
     return db
 
 
+def _one(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else (text,)
+
+
 def _issued(columns: tuple[Any, ...]) -> IssuedLeaf:
     """Make the event again from a row, whose columns are LeafRow's fields in their order."""
     sequence, position, event_id, _stored, request_id, identity, kind, name, *more = columns
-    serial, key_id, issuer_key_id, not_before, not_after, certificate, csr_sha256, *more = more
-    signer, grant_sequence, requester, irregular = more
+    serial, key_id, issuer_key_id, not_before, not_after, _expires, certificate, *more = more
+    csr_sha256, signer, grant_sequence, requester, dns, ip, irregular = more
     return IssuedLeaf(
         sequence=sequence,
         position=position,
@@ -253,6 +337,8 @@ def _issued(columns: tuple[Any, ...]) -> IssuedLeaf:
             signer=signer,
             grant_sequence=grant_sequence,
             requester=requester,
+            dns=_NAMES.decode(dns),
+            ip=_NAMES.decode(ip),
         ),
         irregular=irregular,
     )

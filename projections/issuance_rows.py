@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar, Final
+
+import msgspec
 
 from events.envelope import Recorded
 from events.leaves import IdentityKind, LeafIssued, LeafRefusalsCounted, LeafRefused
 from projections.ledger_fold import Folded
 from projections.projection import Added, Projection, Row
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class LeafRow(Row):
@@ -18,7 +21,11 @@ class LeafRow(Row):
 
     TABLE: ClassVar[str] = "leaves"
     KEY: ClassVar[tuple[str, ...]] = ("sequence", "position")
-    INDEXES: ClassVar[tuple[tuple[str, ...], ...]] = (("identity", "request_id"), ("serial",))
+    INDEXES: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("identity", "request_id"),
+        ("serial",),
+        ("issuer_key_id", "expires"),
+    )
 
     position: int
     event_id: str
@@ -32,11 +39,14 @@ class LeafRow(Row):
     issuer_key_id: str
     not_before: str
     not_after: str
+    expires: int  # not_after in seconds since 1970, to be compared
     certificate: bytes
     csr_sha256: str
     signer: str
     grant_sequence: int
     requester: str | None
+    dns: str  # JSON
+    ip: str  # JSON
     irregular: str | None  # which rules it breaks
 
 
@@ -45,7 +55,7 @@ class RefusalRow(Row):
 
     TABLE: ClassVar[str] = "refusals"
     KEY: ClassVar[tuple[str, ...]] = ("sequence", "position")
-    INDEXES: ClassVar[tuple[tuple[str, ...], ...]] = (("identity",),)
+    INDEXES: ClassVar[tuple[tuple[str, ...], ...]] = (("identity", "request_id"),)
 
     position: int
     event_id: str
@@ -57,6 +67,7 @@ class RefusalRow(Row):
     signer: str
     grant_sequence: int
     requester: str | None
+    durable: int  # 1: it is the request id's answer for ever
 
 
 class RefusalCountRow(Row):
@@ -115,11 +126,14 @@ def leaf_row(recorded: Recorded, leaf: LeafIssued, irregular: str | None) -> Lea
         issuer_key_id=leaf.issuer_key_id,
         not_before=leaf.not_before.isoformat(),
         not_after=leaf.not_after.isoformat(),
+        expires=math.ceil(leaf.not_after.timestamp()),
         certificate=leaf.certificate,
         csr_sha256=leaf.csr_sha256,
         signer=leaf.signer,
         grant_sequence=leaf.grant_sequence,
         requester=leaf.requester,
+        dns=msgspec.json.encode(leaf.dns).decode(),
+        ip=msgspec.json.encode(leaf.ip).decode(),
         irregular=irregular,
     )
 
@@ -137,6 +151,7 @@ def _refusal_row(recorded: Recorded, refused: LeafRefused) -> RefusalRow:
         signer=refused.signer,
         grant_sequence=refused.grant_sequence,
         requester=refused.requester,
+        durable=int(refused.durable),
     )
 
 

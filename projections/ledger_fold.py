@@ -14,11 +14,11 @@ from typing import Literal, assert_never
 from events.base import Struct
 from events.catalogue import CODEC, EventCodec
 from events.envelope import Entry, Stored, VoidEntryError, VoidKind, decode_entry
-from events.identities import NoIdentityError, service_id
+from events.identities import NoIdentityError, identity_of
 from events.leaves import LeafIssued
 from events.log import GapError
 from events.signers import GrantGiven, GrantWithdrawn, SignersAssigned
-from events.subjects import BadNameError, Family, Subjects, encode_name, partition_of
+from events.subjects import BadNameError, Family, Subjects, identity_tokens, partition_of
 from projections import authority
 from projections.authority import AuthorityState
 
@@ -246,7 +246,7 @@ def _broken_rules(
     if leaf.issuer_key_id != grant.assignment.signing_key_id:
         yield "issuer_key", f"issued with key {leaf.issuer_key_id}, which the grant does not name"
     try:
-        partition = partition_of(leaf.kind, encode_name(leaf.name))
+        partition = partition_of(*identity_tokens(leaf.kind, leaf.name))
     except BadNameError as error:
         yield "partition", str(error)
         return
@@ -263,7 +263,12 @@ def _is_named(leaf: LeafIssued, state: AuthorityState) -> bool:
     if state.configuration is None:
         return False
     try:
-        named = service_id(state.configuration.trust_domain, state.datacenter, leaf.name)
+        named = identity_of(
+            leaf.kind,
+            leaf.name,
+            trust_domain=state.configuration.trust_domain,
+            datacenter=state.datacenter,
+        )
     except NoIdentityError:
         return False
     return leaf.identity == named

@@ -50,7 +50,8 @@ class InitialSection(Section):
     """What the root-manager makes of an empty ledger; without effect afterwards, as in Consul."""
 
     trust_domain: str | None = None  # None: <cluster id>.consul
-    csr_max_per_second: float = 50.0
+    csr_max_per_second: float = 50.0  # where `ca_config` is not named
+    ca_config: Path | None = None  # JSON as `ca set-config` takes it; read when it is needed
 
     def __post_init__(self) -> None:
         """Raise ValueError for what no authority could begin with."""
@@ -119,9 +120,13 @@ def load(file: Path) -> NodeConfig:
         creds=base / config.nats.creds,
         ca=base / config.nats.ca if config.nats.ca else None,
     )
+    initial = config.initial
+    if initial.ca_config is not None:
+        initial = msgspec.structs.replace(initial, ca_config=base / initial.ca_config)
     return msgspec.structs.replace(
         config,
         data=base / config.data,
+        initial=initial,
         nats=nats,
         keys=KeysSection(
             signing=_absolute(config.keys.signing, base),

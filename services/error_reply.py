@@ -21,7 +21,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 class ErrorTold(Struct, omit_defaults=True):
-    """Why there is no certificate."""
+    """Why what was asked for was not done."""
 
     code: RefusalCode
     message: str

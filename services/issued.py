@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 
@@ -18,13 +18,18 @@ from projections.authority import Issuer
 from services.pki import pem
 
 
-class IssuedCert(Struct):
+class IssuedCert(Struct, omit_defaults=True):
     """What a client gets; the private key never was here."""
 
     serial_number: str = msgspec.field(name="SerialNumber")  # colon hex
     cert_pem: str = msgspec.field(name="CertPEM")  # the leaf, then its issuers
-    service: str = msgspec.field(name="Service")
-    service_uri: str = msgspec.field(name="ServiceURI")
+    service: str | None = msgspec.field(name="Service", default=None)
+    service_uri: str | None = msgspec.field(name="ServiceURI", default=None)
+    agent: str | None = msgspec.field(name="Agent", default=None)
+    agent_uri: str | None = msgspec.field(name="AgentURI", default=None)
+    server_uri: str | None = msgspec.field(name="ServerURI", default=None)
+    kind: str | None = msgspec.field(name="Kind", default=None)
+    kind_uri: str | None = msgspec.field(name="KindURI", default=None)
     valid_after: datetime = msgspec.field(name="ValidAfter")
     valid_before: datetime = msgspec.field(name="ValidBefore")
     create_index: int = msgspec.field(name="CreateIndex")
@@ -42,8 +47,7 @@ def issued_cert(leaf: LeafIssued, *, sequence: int, event_id: str, issuer: Issue
         IssuedCert(
             serial_number=pem.colon_hex(leaf.serial),
             cert_pem=pem.encode(leaf.certificate) + _chain_pem(issuer.chain),
-            service=leaf.name,
-            service_uri=leaf.identity,
+            **_whose(leaf),
             valid_after=leaf.not_before,
             valid_before=leaf.not_after,
             create_index=sequence,
@@ -52,6 +56,20 @@ def issued_cert(leaf: LeafIssued, *, sequence: int, event_id: str, issuer: Issue
             event_id=event_id,
         )
     )
+
+
+def _whose(leaf: LeafIssued) -> dict[str, str]:
+    match leaf.kind:
+        case "service":
+            return {"service": leaf.name, "service_uri": leaf.identity}
+        case "agent":
+            return {"agent": leaf.name, "agent_uri": leaf.identity}
+        case "gateway":
+            return {"kind": "mesh-gateway", "kind_uri": leaf.identity}
+        case "server":
+            return {"server_uri": leaf.identity}
+        case _:
+            assert_never(leaf.kind)
 
 
 @lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ from typing import Final
 from events.leaves import RefusalCode
 
 RATE_LIMITED: Final = "Rate limit reached, try again later"  # Consul's clients compare this text
+MESSAGE_CHARS_MAX: Final = 500  # of what a refusal says: a client's own words may stand in it
 
 
 class RefusedError(Exception):
@@ -19,3 +20,9 @@ class RefusedError(Exception):
         self.code: RefusalCode = code
         self.message = message
         self.retry_after = retry_after  # seconds, where waiting can help
+
+
+def clip(message: str) -> str:
+    """Cut a message to what a refusal may hold; what cannot be printed is written as an escape."""
+    message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    return message if len(message) <= MESSAGE_CHARS_MAX else message[: MESSAGE_CHARS_MAX - 1] + "…"

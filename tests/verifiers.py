@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -87,6 +88,23 @@ def openssl(chain: Chain, use: Use = Use.CLIENT) -> Verdict:
             *(_program("openssl", "apt install openssl"), "verify", "-x509_strict"),
             *("-no-CApath", "-no-CAstore", "-CAfile", str(roots), *others),
             *("-purpose", f"ssl{use.value}", str(leaf)),
+        )
+
+
+def openssl_with_lists(chain: Chain, lists: Sequence[bytes], at: datetime) -> Verdict:
+    """`openssl verify -crl_check_all`: every certificate of the chain must be on no list."""
+    with tempfile.TemporaryDirectory() as folder:
+        roots, untrusted, leaf = Path(folder, "roots"), Path(folder, "other"), Path(folder, "leaf")
+        told = Path(folder, "lists")
+        _write(roots, chain.roots)
+        _write(untrusted, chain.intermediates)
+        _write(leaf, (chain.leaf,))
+        told.write_text("".join(pem.encode(der, "X509 CRL") for der in lists))
+        others = ("-untrusted", str(untrusted)) if chain.intermediates else ()
+        return _run(
+            *(_program("openssl", "apt install openssl"), "verify", "-x509_strict"),
+            *("-crl_check_all", "-CRLfile", str(told), "-attime", str(int(at.timestamp()))),
+            *("-no-CApath", "-no-CAstore", "-CAfile", str(roots), *others, str(leaf)),
         )
 
 

@@ -175,14 +175,16 @@ def _node(data: Path | None) -> tuple[NatsLayout, NodeConfig]:
 
 def _encoded(identity: str) -> str:
     """Return an identity whose name is plain as the register has it; raises CliError."""
-    from events.subjects import BadNameError, encode_name
-    from services.nats_access.permissions import EVERY_NAME, SIGN_KINDS
+    from events.leaves import IDENTITY_KINDS
+    from events.subjects import NAMELESS_KINDS, BadNameError, encode_name
+    from services.nats_access.permissions import EVERY_NAME
 
     kind, dot, name = identity.partition(".")
-    if kind not in SIGN_KINDS or not dot:
+    if kind in NAMELESS_KINDS and not dot:
+        return identity
+    if kind not in IDENTITY_KINDS or kind in NAMELESS_KINDS or not dot:
         raise CliError(
-            f"--sign {identity}: write " + " or ".join(f"{kind}.NAME" for kind in SIGN_KINDS),
-            Exit.USAGE,
+            f"--sign {identity}: write service.NAME, agent.NAME, gateway or server", Exit.USAGE
         )
     if name == EVERY_NAME:
         return identity

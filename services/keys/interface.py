@@ -11,6 +11,7 @@ from events.authority import KeyPurpose
 from events.base import KeyType, Struct
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class KeySpec(Struct):
@@ -46,6 +47,21 @@ class KeyStore(Protocol):
 
     async def create(self, spec: KeySpec) -> PublicKey:
         """Make a key pair and keep it; returns once it is durable."""
+        ...
+
+    async def keep(self, private: PrivateKey) -> PublicKey:
+        """Keep a key that somebody gave; returns once it is durable. Repeating it is safe."""
+        ...
+
+    async def share(self, key_id: str, other: KeyStore) -> None:
+        """Have another store keep this key, too: those who can use that one can use it then.
+
+        Durable when it returns; repeating it is safe. Raises KeyNotFoundError.
+        """
+        ...
+
+    async def public(self, key_id: str) -> PublicKey:
+        """Return the public half; raises KeyNotFoundError."""
         ...
 
     async def sign(self, key_id: str, message: bytes) -> bytes:

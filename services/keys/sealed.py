@@ -18,14 +18,14 @@ from services.buckets import LastValues, Value
 from services.keys.interface import (
     KeyNotFoundError,
     KeySpec,
+    KeyStore,
     KeyStoreError,
+    PrivateKey,
     PublicKey,
     StoredKey,
     WrongKeyEncryptionKeyError,
 )
 from services.keys.kek import KeyEncryptionKey, SealBrokenError
-
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 RECORD_BYTES_MAX: Final = 16_384
 _KEY_ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -69,11 +69,32 @@ class SealedKeyStore:
         """Make a key pair and keep it; returns once it is durable. Raises KeyStoreError."""
         if spec.purpose != self._purpose:
             raise KeyStoreError(f"this store keeps {self._purpose} keys, not {spec.purpose} keys")
+        return await self._store(await asyncio.to_thread(generate, spec))
+
+    async def keep(self, private: PrivateKey) -> PublicKey:
+        """Keep a key that somebody gave; returns once it is durable. Repeating it is safe.
+
+        Raises KeyStoreError.
+        """
+        return await self._store(private)
+
+    async def share(self, key_id: str, other: KeyStore) -> None:
+        """Have another store keep this key, too; raises KeyStoreError."""
+        await other.keep(self._unsealed.get(key_id) or await self._unseal(key_id))
+
+    async def public(self, key_id: str) -> PublicKey:
+        """Return the public half; raises KeyStoreError."""
+        return (self._unsealed.get(key_id) or await self._unseal(key_id)).public_key()
+
+    async def _store(self, private: PrivateKey) -> PublicKey:
         await self.check()  # else the store would hold keys of two key-encryption keys
-        private = await asyncio.to_thread(generate, spec)
         public = private.public_key()
         spki = _spki(public)
         key_id = hashlib.sha256(spki).hexdigest()
+        before = await self._bucket.get(key_id)
+        if before is not None and before.data is not None:
+            self._record(before)
+            return public
         plain = private.private_bytes(
             serialization.Encoding.DER,
             serialization.PrivateFormat.PKCS8,
@@ -84,7 +105,10 @@ class SealedKeyStore:
             public=spki,
             sealed=self._kek.seal(plain, bound_to=self._bound_to(key_id)),
         )
-        await self._bucket.write(key_id, msgspec.json.encode(record), expected=0)
+        revision = (
+            before.revision if before is not None else 0
+        )  # of what is left of a destroyed one
+        await self._bucket.write(key_id, msgspec.json.encode(record), expected=revision)
         self._unsealed[key_id] = private
         return public
 

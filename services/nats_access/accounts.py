@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from events.base import Struct
 from events.subjects import Subjects
-from services.nats_access.permissions import carried
+from services.nats_access.permissions import answered, carried
 
 _VARZ: Final = "$SYS.REQ.SERVER.PING.VARZ"
 _DIRECT_GET: Final = "$JS.API.DIRECT.GET"
@@ -103,7 +103,7 @@ def from_ca_to_clients(subjects: Subjects) -> tuple[Crossing, ...]:
     No service lies under a subject that anyone may subscribe to: he would hear the requests.
     """
     return (
-        Crossing(subject=subjects.roots_get, kind="service"),
+        *(Crossing(subject=subject, kind="service") for subject in answered(subjects)),
         Crossing(
             subject=f"{_DIRECT_GET}.{subjects.ledger_stream}",
             kind="service",
@@ -117,6 +117,7 @@ def from_ca_to_clients(subjects: Subjects) -> tuple[Crossing, ...]:
             local=subjects.roots_read,
         ),
         Crossing(subject=subjects.roots_changed, kind="stream"),
+        Crossing(subject=subjects.reissue, kind="stream"),
         Crossing(subject=subjects.live, kind="stream"),
     )
 

@@ -13,9 +13,8 @@ from typing import Final, assert_never
 
 from events.base import Struct
 from events.leaves import IDENTITY_KINDS
-from events.subjects import BadNameError, Subjects, decode_name
+from events.subjects import NAMELESS_KINDS, BadNameError, Subjects, decode_name
 
-SIGN_KINDS: Final = IDENTITY_KINDS  # whatever there is a certificate for can be asked for
 EVERY_NAME: Final = "*"
 
 CLAIMS_UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
@@ -76,7 +75,7 @@ def permissions(
         case Role.ROOT_MANAGER:
             return Permissions(
                 publish=(*_worker(subjects), *_root_manager(subjects), *_ANSWERS),
-                subscribe=(inbox, subjects.live, subjects.roots_get),
+                subscribe=(inbox, subjects.live, *answered(subjects)),
             )
         case Role.SIGNER:
             return Permissions(
@@ -91,39 +90,50 @@ def permissions(
             return Permissions(publish=(CLAIMS_UPDATE,), subscribe=(inbox,))
         case Role.ADMIN:
             return Permissions(
-                publish=(*_reads(subjects), subjects.audit_read, subjects.sign_all),
-                subscribe=(inbox, subjects.roots_changed, subjects.live),
+                publish=(
+                    *_reads(subjects),
+                    subjects.audit_read,
+                    subjects.sign_all,
+                    subjects.status_get,
+                    subjects.config_get,
+                    *subjects.commands,
+                ),
+                subscribe=(inbox, *_hears(subjects), subjects.live),
             )
         case Role.AUDITOR:
             return Permissions(
-                publish=(*_reads(subjects), subjects.audit_read),
-                subscribe=(inbox, subjects.roots_changed, subjects.live),
+                publish=(*_reads(subjects), subjects.audit_read, subjects.status_get),
+                subscribe=(inbox, *_hears(subjects), subjects.live),
             )
         case Role.CLIENT:
             asks = tuple(sign_subject(subjects, identity) for identity in sign)
             return Permissions(
-                publish=(*_reads(subjects), *asks), subscribe=(inbox, subjects.roots_changed)
+                publish=(*_reads(subjects), *asks), subscribe=(inbox, *_hears(subjects))
             )
         case _:
             assert_never(role)
 
 
 def sign_subject(subjects: Subjects, identity: str) -> str:
-    """Return where `service.web`, or all of `service.*`, is asked for; raises BadGrantError.
+    """Return where `service.web`, all of `service.*`, or `gateway` is asked for.
+
+    Raises BadGrantError.
 
     A name may be percent-encoded, as it is in subjects; one that holds a wildcard of NATS has to
     be, as nobody who writes `service.>` means the service of that name.
     """
     kind, dot, name = identity.partition(".")
-    if kind not in SIGN_KINDS or not dot:
+    if kind in NAMELESS_KINDS and not dot:
+        return subjects.sign(kind)
+    if kind not in IDENTITY_KINDS or kind in NAMELESS_KINDS or not dot:
         raise BadGrantError(
-            f"{identity!r} is not written as KIND.NAME with KIND one of {SIGN_KINDS}"
+            f"{identity!r} is not written as service.NAME, agent.NAME, gateway or server"
         )
     if name == EVERY_NAME:
         return subjects.sign_every(kind)
     if {"*", ">"} & set(name):
         raise BadGrantError(
-            f"{identity!r}: all services are '{kind}.{EVERY_NAME}'; a service of that very name is "
+            f"{identity!r}: all of them are '{kind}.{EVERY_NAME}'; one of that very name is "
             f"{kind}.{name.replace('*', '%2A').replace('>', '%3E')}"
         )
     try:
@@ -154,6 +164,17 @@ def carried(subjects: Subjects) -> tuple[str, ...]:
     """Return what account WORKERS asks of account CA, by CA's names."""
     asked = dict.fromkeys((*_signs(subjects), *_worker(subjects)))
     return tuple(subject for subject in asked if subject != subjects.varz)
+
+
+def answered(subjects: Subjects) -> tuple[str, ...]:
+    """Return what root-managers answer."""
+    questions = (
+        subjects.roots_get,
+        subjects.crl_get,
+        subjects.config_get,
+        subjects.status_get,
+    )
+    return (*questions, *subjects.commands)
 
 
 def _carried(subjects: Subjects, asked: Sequence[str]) -> tuple[str, ...]:
@@ -201,6 +222,7 @@ def _root_manager(subjects: Subjects) -> tuple[str, ...]:
         subjects.authority,
         subjects.grant("*"),
         subjects.roots_log,
+        subjects.reissue,
         *_read_stream(subjects.roots_stream),
         *_read_bucket(subjects, subjects.lease_bucket),
         *_read_bucket(subjects, subjects.root_keys_bucket),
@@ -222,4 +244,9 @@ def _signs(subjects: Subjects) -> tuple[str, ...]:
 
 def _reads(subjects: Subjects) -> tuple[str, ...]:
     """Return what every user of CLIENTS may ask for."""
-    return (subjects.roots_get, subjects.roots_read)
+    return (subjects.roots_get, subjects.roots_read, subjects.crl_get)
+
+
+def _hears(subjects: Subjects) -> tuple[str, ...]:
+    """Return what every user of CLIENTS may subscribe to."""
+    return (subjects.roots_changed, subjects.reissue)

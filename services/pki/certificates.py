@@ -78,6 +78,20 @@ def subject_key_id(certificate: bytes) -> bytes:
         raise CertificateError(f"no subject key identifier: {error}") from error
 
 
+def path_length(certificate: bytes) -> int | None:
+    """Return how many CAs may follow below a CA; None: as many as one likes (RFC 5280, 4.2.1.9).
+
+    Raises CertificateError where it is no CA.
+    """
+    try:
+        constraints = load(certificate).extensions.get_extension_for_class(x509.BasicConstraints)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+        raise CertificateError(f"not a CA: {error}") from error
+    if not constraints.value.ca:
+        raise CertificateError("not a CA: its basic constraints say so")
+    return constraints.value.path_length
+
+
 def common_name(kind: Literal["pri", "sec"], cluster_id: str, token: str) -> str:
     """Return a CA's common name as Consul makes it: unique, for providers that cache by subject.
 
@@ -142,6 +156,37 @@ def intermediate_tbs(
     )
 
 
+def cross_signed_tbs(
+    *, root: bytes, issuer: bytes, serial: int, not_before: datetime, not_after: datetime
+) -> bytes:
+    """Return the TBSCertificate that lets who trusts `issuer` alone trust `root`'s key as well.
+
+    The new root's subject, names, key and constraints; the old root's name and key id (Consul's,
+    section 2.9). The algorithm is that of the key which signs, not of the old certificate (Consul
+    issue 10070). It lives as long as both of them do (H10). Raises CertificateError.
+    """
+    new, old = load(root), load(issuer)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(new.subject)
+        .issuer_name(old.subject)
+        .public_key(public_key_of(root))
+        .add_extension(
+            x509.AuthorityKeyIdentifier(subject_key_id(issuer), None, None), critical=False
+        )
+    )
+    for extension in new.extensions:
+        if not isinstance(extension.value, x509.AuthorityKeyIdentifier):
+            builder = builder.add_extension(extension.value, extension.critical)
+    return _tbs(
+        builder,
+        serial,
+        max(not_before, old.not_valid_before_utc, new.not_valid_before_utc),
+        min(not_after, old.not_valid_after_utc, new.not_valid_after_utc),
+        key_type_and_bits(public_key_of(issuer))[0],
+    )
+
+
 def assemble(tbs: bytes, signature: bytes, signer_key_type: KeyType) -> bytes:
     """Return the DER certificate: what was signed, by what algorithm, the signature."""
     algorithm = der.SIGNATURE_ALGORITHM[signer_key_type]
@@ -195,13 +240,13 @@ def _tbs(
         builder.serial_number(serial)
         .not_valid_before(not_before)
         .not_valid_after(not_after)
-        .sign(_throw_away_key(signer_key_type), hashes.SHA256())
+        .sign(throw_away_key(signer_key_type), hashes.SHA256())
         .tbs_certificate_bytes
     )
 
 
 @cache
-def _throw_away_key(key_type: KeyType) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+def throw_away_key(key_type: KeyType) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     """Return a key for pyca's builder, which gives a TBSCertificate only with a signature on it.
 
     That signature is dropped; only the algorithm's name, which follows the key type, is kept.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import re
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Never
 
 from cryptography import x509
@@ -16,14 +17,16 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from events.authority import AllowedNames
 from events.base import Struct
-from events.leaves import RefusalCode
+from events.leaves import IdentityKind, RefusalCode
 from services.keys.interface import PublicKey
-from services.pki import spiffe
+from services.pki import sans, spiffe
 from services.pki.certificates import spki_of
 from services.refusals import RefusedError
 
 MAX_BYTES: Final = 64 * 1024
+NAMES_MAX: Final = 32  # beside each other in one request
 MESSAGE_MAX: Final = 1000  # characters; a refusal may repeat what the request said
 
 _BEGIN = re.compile(rb"^-----BEGIN ([^-\r\n]*)-----", re.MULTILINE)
@@ -57,6 +60,19 @@ class CheckedCsr(Struct):
     spki: bytes  # DER SubjectPublicKeyInfo, as it stands in the request
     key_id: str
     csr_sha256: str  # hex, of the DER
+    dns: tuple[str, ...] = ()  # in lower case, none twice
+    ip: tuple[str, ...] = ()
+
+
+class Asker(Struct):
+    """Whom a certificate is for, and which names its sender may have beside the SPIFFE id."""
+
+    identity: str  # SPIFFE id, of this trust domain and datacenter
+    kind: IdentityKind
+    name: str
+    trust_domain: str
+    datacenter: str
+    allowed: AllowedNames = AllowedNames()
 
 
 def read(body: bytes) -> bytes:
@@ -88,10 +104,9 @@ def _is_text(body: bytes) -> bool:
     return bool(body.strip()) and body.isascii() and b"\0" not in body
 
 
-def check(der: bytes, *, identity: str, trust_domain: str, datacenter: str) -> CheckedCsr:
+def check(der: bytes, asker: Asker) -> CheckedCsr:
     """Return what to certify of a request for exactly this identity; raises RefusedError.
 
-    `identity` is the SPIFFE id that the sender may ask for, of this trust domain and datacenter.
     The checks are Consul's in Consul's order and words (section 2.5), and those that it leaves out:
     the signature (H8), the kind of key, names beside the URI, the exact text of the URI.
     """
@@ -103,8 +118,9 @@ def check(der: bytes, *, identity: str, trust_domain: str, datacenter: str) -> C
         _malformed(error)
     key = _accepted_key(request)  # first: verifying with a huge key costs time (failure F19)
     _verify_signature(request)
-    uri = _only_uri(_names(request))
-    _check_uri(uri, identity=identity, trust_domain=trust_domain, datacenter=datacenter)
+    names = _names(request)
+    _check_uri(_only_uri(names), asker)
+    dns, ip = _others(names, asker) if len(names) > 1 else ((), ())
     spki = spki_of(key)
     if spki not in der:
         raise _refused("malformed", "the public key is not written in its one canonical form")
@@ -112,6 +128,8 @@ def check(der: bytes, *, identity: str, trust_domain: str, datacenter: str) -> C
         spki=spki,
         key_id=hashlib.sha256(spki).hexdigest(),
         csr_sha256=hashlib.sha256(der).hexdigest(),
+        dns=dns,
+        ip=ip,
     )
 
 
@@ -175,29 +193,82 @@ def _only_uri(names: list[x509.GeneralName]) -> str:
         raise _refused("uri_count", f"CSR SAN contains an invalid number of URIs: {len(uris)}")
     if any(isinstance(name, x509.RFC822Name) for name in names):
         raise _refused("email_san", "CSR SAN does not allow specifying email addresses")
-    if len(names) != 1:
-        raise _refused("san_not_allowed", "CSR SAN does not allow names other than one URI")
     return uris[0]
 
 
-def _check_uri(uri: str, *, identity: str, trust_domain: str, datacenter: str) -> None:
-    if uri == identity:
+def _others(names: list[x509.GeneralName], asker: Asker) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return DNS names and addresses that the sender may have; what it may not have is refused."""
+    if len(names) > NAMES_MAX:
+        raise _refused("san_not_allowed", f"CSR SAN has more than {NAMES_MAX} names")
+    dns: dict[str, None] = {}
+    ip: dict[str, None] = {}
+    for name in names:
+        match name:
+            case x509.UniformResourceIdentifier():
+                pass
+            case x509.DNSName(value=asked):
+                dns[_allowed_name(asked.lower(), asker)] = None
+            case x509.IPAddress(value=IPv4Address() | IPv6Address() as address):
+                if not sans.allows_address(asker.allowed, address):
+                    _not_allowed(str(address), asker)
+                ip[str(address)] = None
+            case _:
+                raise _refused(
+                    "san_not_allowed", "CSR SAN allows a URI, DNS names and addresses only"
+                )
+    return tuple(dns), tuple(ip)
+
+
+def _allowed_name(asked: str, asker: Asker) -> str:
+    if not sans.allows_name(
+        asker.allowed,
+        asked,
+        name=asker.name,
+        datacenter=asker.datacenter,
+        trust_domain=asker.trust_domain,
+    ):
+        _not_allowed(asked, asker)
+    return asked
+
+
+def _not_allowed(asked: str, asker: Asker) -> Never:
+    raise _refused(
+        "san_not_allowed",
+        f"CSR SAN {asked} is not allowed for {asker.kind} {asker.name}".rstrip()
+        + ": the CA's configuration says which names are",
+    )
+
+
+def _check_uri(uri: str, asker: Asker) -> None:
+    if uri == asker.identity:
         return  # which is of our trust domain and datacenter; all below says what else it is
+    identity, trust_domain, datacenter = asker.identity, asker.trust_domain, asker.datacenter
     if len(uri) > spiffe.MAX_LENGTH:
         raise _refused("identity_mismatch", "SPIFFE ID in CSR is too long")
     try:
         asked = spiffe.parse(uri)
     except spiffe.SpiffeIdError as error:
         raise _refused("identity_mismatch", str(error)) from error
-    if isinstance(asked, spiffe.ServerId | spiffe.SigningId):
+    if isinstance(asked, spiffe.SigningId) or (
+        isinstance(asked, spiffe.ServerId) and asker.kind != "server"
+    ):
         raise _refused(
             "identity_mismatch", "SPIFFE ID in CSR must be a service, mesh-gateway, or agent ID"
         )
-    if not isinstance(asked, spiffe.AgentId) and asked.datacenter != datacenter:
+    if isinstance(asked, spiffe.AgentId):
+        # Agents ask before they know the trust domain; theirs is replaced (Consul, step 7).
+        if _in_trust_domain(uri, asked.trust_domain, trust_domain) == identity:
+            return
+    elif asked.datacenter != datacenter:
         _differs("wrong_datacenter", "datacenter", asked.datacenter, datacenter)
-    if asked.trust_domain.lower() != trust_domain:
+    elif asked.trust_domain.lower() != trust_domain:
         _differs("wrong_trust_domain", "trust domain", asked.trust_domain, trust_domain)
     raise _refused("identity_mismatch", f"SPIFFE ID in CSR is {uri}, not {identity}")
+
+
+def _in_trust_domain(uri: str, host: str, trust_domain: str) -> str:
+    """Return the same path in another trust domain, where the URI is nothing but host and path."""
+    return uri.replace(f"spiffe://{host}/", f"spiffe://{trust_domain}/", 1)
 
 
 def _differs(code: RefusalCode, what: str, theirs: str, ours: str) -> Never:

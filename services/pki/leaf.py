@@ -6,7 +6,9 @@ equals the builder's byte for byte (tests/unit/services/pki/test_leaf.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Final, Literal
 
 from events.base import KeyType, utc
@@ -39,7 +41,9 @@ _AUTHORITY_KEY_ID: Final = bytes.fromhex("0603551d23")
 _SUBJECT_ALTERNATIVE_NAME: Final = bytes.fromhex("0603551d110101ff")  # critical: no subject
 _EXTENSIONS: Final = 0xA3
 _KEY_IDENTIFIER: Final = 0x80
+_DNS: Final = 0x82
 _URI: Final = 0x86
+_IP: Final = 0x87
 
 
 class LeafTemplate:
@@ -74,13 +78,17 @@ class LeafTemplate:
         uri: str,
         not_before: datetime,
         not_after: datetime,
+        dns: Sequence[str] = (),
+        ip: Sequence[str] = (),
     ) -> bytes:
         """Return a leaf's TBSCertificate, ready to be signed by the issuer's key.
 
         `spki` and `key_id` are those of a checked signing request, `uri` is its SPIFFE id in ASCII,
-        the times are those of `validity`.
+        the times are those of `validity`. Names come in Consul's order (section 2.3).
         """
-        names = der.tlv(der.SEQUENCE, der.tlv(_URI, uri.encode("ascii")))
+        others = b"".join(der.tlv(_DNS, name.encode("ascii")) for name in dns)
+        others += b"".join(der.tlv(_IP, ip_address(address).packed) for address in ip)
+        names = der.tlv(der.SEQUENCE, others + der.tlv(_URI, uri.encode("ascii")))
         extensions = (
             self._extensions[_key_type(spki)]
             + bytes.fromhex(key_id)

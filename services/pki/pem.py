@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from binascii import b2a_base64
+from typing import Literal
+
+Label = Literal["CERTIFICATE", "X509 CRL"]
 
 _BYTES_PER_LINE = 48  # 64 characters
 
 
-def encode(der: bytes) -> str:
-    """Return a certificate as PEM, with a newline at its end."""
+def encode(der: bytes, label: Label = "CERTIFICATE") -> str:
+    """Return a certificate, or a revocation list, as PEM with a newline at its end."""
     lines = [
         b2a_base64(der[start : start + _BYTES_PER_LINE])
         for start in range(0, len(der), _BYTES_PER_LINE)
     ]
     body = b"".join(lines).decode("ascii")
-    return f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"
+    return f"-----BEGIN {label}-----\n{body}-----END {label}-----\n"
 
 
 def colon_hex(text: str) -> str:

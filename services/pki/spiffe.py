@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from events import identities
 from events.base import Struct
+from events.leaves import IdentityKind
 
 MAX_LENGTH: Final = 2048  # bytes of a SPIFFE id (SPIFFE-ID, section 2.3)
 
@@ -93,8 +94,13 @@ def check_trust_domain(name: str) -> str:
 
 def service_id(trust_domain: str, datacenter: str, service: str) -> str:
     """Return a service's SPIFFE id; raises SpiffeIdError where there can be none."""
+    return identity_id("service", service, trust_domain=trust_domain, datacenter=datacenter)
+
+
+def identity_id(kind: IdentityKind, name: str, *, trust_domain: str, datacenter: str) -> str:
+    """Return the SPIFFE id of an identity; raises SpiffeIdError where there can be none."""
     try:
-        uri = identities.service_id(trust_domain, datacenter, service)
+        uri = identities.identity_of(kind, name, trust_domain=trust_domain, datacenter=datacenter)
     except identities.NoIdentityError as error:
         raise SpiffeIdError(str(error)) from error
     if len(uri) > MAX_LENGTH:

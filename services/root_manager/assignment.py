@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from events.authority import CAConfig
 from events.base import PARTITIONS, Struct, Token, Ulid
 from events.signers import Assignment
 
@@ -41,15 +42,20 @@ def assign(
     alive: Iterable[SignerRun],
     *,
     signing_key_id: str,
-    csr_max_per_second: float,
+    config: CAConfig,
 ) -> tuple[Assignment, ...]:
     """Return the whole table, by signer: every partition has one signer while any is usable.
 
     A signer beyond the 64th has no partition, and so no place in the table: its share of the rate
-    would be 0, which means "no limit".
+    would be 0, which means "no limit". Nor has one beyond CSRMaxConcurrent.
     """
     runs = usable(alive)
+    concurrent = 0 if config.csr_max_per_second > 0 else config.csr_max_concurrent
+    if concurrent:
+        runs = _at_most(concurrent, runs, current)
     owned = _balance(_inherited(current, runs), [run.signer for run in runs])
+    holding = [run for run in runs if owned[run.signer]]
+    at_once = _shares(concurrent, len(holding))
     return tuple(
         Assignment(
             signer=run.signer,
@@ -57,11 +63,25 @@ def assign(
             slot=run.slot,
             partitions=tuple(owned[run.signer]),
             signing_key_id=signing_key_id,
-            rate_per_second=csr_max_per_second * len(owned[run.signer]) / PARTITIONS,
+            rate_per_second=config.csr_max_per_second * len(owned[run.signer]) / PARTITIONS,
+            concurrent=share,
         )
-        for run in runs
-        if owned[run.signer]
+        for run, share in zip(holding, at_once, strict=True)
     )
+
+
+def _at_most(
+    count: int, runs: Sequence[SignerRun], current: Mapping[str, Assignment]
+) -> list[SignerRun]:
+    """Return so many of the runs, those first that hold partitions."""
+    kept = sorted(runs, key=lambda run: (run.signer not in current, run.signer))[:count]
+    return sorted(kept, key=lambda run: run.signer)
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """Split a whole number; of none, everybody has none."""
+    share, odd = divmod(total, parts) if parts else (0, 0)
+    return [share + (place < odd) for place in range(parts)]
 
 
 def _inherited(

@@ -5,13 +5,22 @@ from __future__ import annotations
 from events.authority import (
     CAConfigured,
     IntermediateInstalled,
+    IntermediateRequested,
     KeyCreated,
+    KeyDestroyed,
+    KeyShared,
+    LeafSignerSelected,
     RootActivated,
+    RootPruned,
     RootPublished,
+    RootRetired,
+    RotationAborted,
+    RotationStarted,
 )
 from events.catalogue import AuthorityEvent
 from events.envelope import NewEvent
 from events.log import Grant
+from events.revocation import CrlIssued
 from events.signers import GrantGiven
 from services.root_manager.decide import Decision
 from services.stamping import Stamper
@@ -44,9 +53,21 @@ def _about(event: AuthorityEvent, datacenter: str) -> str:
     match event:
         case CAConfigured():
             return event.trust_domain
-        case KeyCreated():
+        case KeyCreated() | KeyShared() | KeyDestroyed():
             return event.key_id
-        case RootPublished() | RootActivated() | IntermediateInstalled():
+        case CrlIssued():
+            return event.issuer_key_id
+        case (
+            RotationStarted()
+            | RotationAborted()
+            | RootPublished()
+            | RootActivated()
+            | RootRetired()
+            | RootPruned()
+            | IntermediateRequested()
+            | IntermediateInstalled()
+            | LeafSignerSelected()
+        ):
             return event.root_id
         case _:
             return datacenter

@@ -8,8 +8,9 @@ from typing import Final
 
 import structlog
 
+from projections.authority import AuthorityState
 from services.following import AuthorityFollower
-from services.keys.interface import KeyStore
+from services.keys.interface import KeyStore, StoredKey
 
 AGE_MIN: Final = timedelta(hours=1)  # far longer than any root-manager takes to record a key
 
@@ -31,8 +32,15 @@ async def destroy_unrecorded(
     state = await follower.catch_up()
     destroyed = []
     for store, key in listed:
-        if key.key_id not in state.keys and now - key.created > AGE_MIN:
+        if not _is_recorded(state, key) and now - key.created > AGE_MIN:
             await store.destroy(key.key_id)
             log.warning("a key that was never recorded is destroyed", key=key.key_id)
             destroyed.append(key.key_id)
     return destroyed
+
+
+def _is_recorded(state: AuthorityState, key: StoredKey) -> bool:
+    created = state.keys.get(key.key_id)
+    if created is not None and created.purpose == key.purpose:
+        return True
+    return key.purpose == "signing" and key.key_id in state.shared

@@ -6,29 +6,24 @@ import asyncio
 from typing import Final
 
 import structlog
+from nats.errors import Error as NatsError
 
-from events.authority import CAConfig
 from events.log import GapError, LedgerError, OutcomeUnknownError
-from projections.authority import AuthorityState
+from projections.issuance import IssuanceReader
 from services.breakpoints import reached
 from services.config import NodeConfig
-from services.deciding import Decided, Deciding
 from services.following import AuthorityFollower
 from services.keys.buckets import root_keys, signing_keys
 from services.leases import Leases, read_leases
-from services.root_manager import ceremony
+from services.root_manager.administration import Administration
 from services.root_manager.assignment import SignerRun
-from services.root_manager.decide import (
-    Acting,
-    AssignSigners,
-    Command,
-    Initialise,
-    decide,
-    leads,
-)
-from services.root_manager.roots import RootChanges, RootsService
-from services.root_manager.stamped import stamped
-from services.root_manager.unrecorded import destroy_unrecorded
+from services.root_manager.configuration import initial
+from services.root_manager.decide import Acting, leads
+from services.root_manager.hearing import Hearing
+from services.root_manager.manager import CaManager
+from services.root_manager.questions import Questions
+from services.root_manager.roots import RootChanges
+from services.root_manager.tools import Tools, Turn
 from services.stamping import Stamper, source
 from services.startup import Worker, opened
 from services.waiting import any_set, cancelled, set_by
@@ -37,8 +32,6 @@ LEASES_SECONDS: Final = 0.25  # between two looks at the leases while its node l
 LEASES_SHARE: Final = 10  # pauses are so many times longer than reading many leases took
 FOLLOW_SECONDS: Final = 1.0  # between two looks at the ledger should nothing be heard
 RETRY_SECONDS: Final = 1.0  # after the world failed
-SWEEP_SECONDS: Final = 600.0  # between two looks for keys that were never recorded
-MADE_SECONDS: Final = 600.0  # what was made and not recorded is used; below unrecorded.AGE_MIN
 
 log = structlog.get_logger()
 
@@ -58,21 +51,38 @@ class RootManager:
         self._nc = nc = worker.nc
         self._subjects = subjects = worker.subjects
         self._config = config = worker.config
-        self._clock = worker.clock
-        self._entropy = worker.entropy
         self._root_keys = root_keys(nc, subjects, config.keys)
         self._signing_keys = signing_keys(nc, subjects, config.keys)
         self._follower = AuthorityFollower(worker.ledger, subjects.datacenter)
-        self._deciding = Deciding(worker.ledger, self._follower)
-        self._roots = RootsService(nc, subjects)
+        self._questions = Questions(nc, subjects)
         self._changes = RootChanges(nc, subjects)
-        self._stamper = Stamper(
-            source(subjects.datacenter, "root-manager", config.node), worker.clock, worker.entropy
+        self._index = IssuanceReader(config.projections_file)
+        self.tools = Tools(
+            datacenter=subjects.datacenter,
+            ledger=worker.ledger,
+            follower=self._follower,
+            root_keys=self._root_keys,
+            signing_keys=self._signing_keys,
+            index=self._index,
+            stamper=Stamper(
+                source(subjects.datacenter, "root-manager", config.node),
+                worker.clock,
+                worker.entropy,
+            ),
+            clock=worker.clock,
+            entropy=worker.entropy,
         )
-        self._made: tuple[Initialise, float] | None = None  # and the loop's time
+        self.manager = CaManager(
+            self.tools,
+            initial=lambda: initial(config.initial, now=worker.clock.now()),
+            trust_domain=config.initial.trust_domain,
+            publish=self._publish_roots,
+            tell_reissue=self._tell_reissue,
+        )
+        self._asked = asyncio.Event()
+        self._hearing = Hearing(nc, Administration(self.manager, subjects), wake=self._asked.set)
         self._published: tuple[int, int] | None = None  # (term, bundle sequence) seen out
         self._unreadable: set[str] = set()  # keys of the lease bucket that were told of already
-        self._swept = (0, 0.0)  # (term, the loop's time)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow `authority`, answer, and act while this node leads, until `stop` is set.
@@ -90,44 +100,28 @@ class RootManager:
             await asyncio.wait({following}, timeout=self._config.lease_seconds)
         finally:
             await cancelled(following, stopping)
+            self._index.close()
         if not following.cancelled():
             following.result()
 
     async def act(self, acting: Acting, leases: Leases) -> None:
         """Do everything that is due, under a lease that was read: each step decides for itself."""
-        state = await self._follower.catch_up()
-        if leads(state, acting) and state.configuration is None:
-            await self._initialise(acting)
-        await self._publish_roots(acting)
         alive = tuple(
             SignerRun(
                 signer=lease.signer, node=lease.node, slot=lease.slot, stopping=lease.stopping
             )
             for lease in leases.signers
         )
-        await self.carry_out(acting, AssignSigners(alive=alive))
-        await self._sweep(acting)
-
-    async def carry_out(self, acting: Acting, command: Command) -> bool:
-        """Fold, decide, append (`Deciding.carry_out`); return whether anything was appended."""
-
-        def decided(state: AuthorityState) -> Decided | None:
-            decision = decide(state, acting, command)
-            if not decision.events:
-                return None
-            reached("root_manager.decided")
-            events, grants = stamped(decision, self._stamper, datacenter=state.datacenter)
-            return Decided(events=events, term=acting.term, grants=grants)
-
-        if await self._deciding.carry_out(decided) is None:
-            return False
-        reached("root_manager.appended")
-        return True
+        turn = Turn(acting=acting, alive=alive)
+        await self._hearing.carry_out(turn)
+        await self.manager.act(turn)
 
     async def _follow(self, stop: asyncio.Event) -> None:
         woken = await set_by(self._nc, self._subjects.live_authority)
+        await self._hearing.listen()
         while not stop.is_set():
             woken.clear()
+            self._asked.clear()
             try:
                 pause = await self._look()
             except (OutcomeUnknownError, GapError):
@@ -135,13 +129,14 @@ class RootManager:
             except LedgerError as error:  # the world failed: again, for ever, loudly
                 log.warning("cannot go on now", node=self._config.node, error=str(error))
                 pause = RETRY_SECONDS
-            await any_set(woken, stop, timeout=pause)
+            await any_set(woken, self._asked, stop, timeout=pause)
 
     async def _look(self) -> float:
         """Fold what is new, show it, act where this node leads; return when to look again."""
         state = await self._follower.catch_up()
-        await self._roots.show(state)
+        await self._questions.show(state)
         if state.leader is None or state.leader.node != self._config.node:
+            self._hearing.forget()
             return FOLLOW_SECONDS
         began = self._time()
         leases = await read_leases(self._nc, self._subjects)
@@ -157,49 +152,24 @@ class RootManager:
                 await self.act(acting, leases)
         return pause
 
-    async def _initialise(self, acting: Acting) -> None:
-        """Make the authority; what was made is kept for the next try, should this one fail."""
-        if self._made is None or self._time() - self._made[1] > MADE_SECONDS:
-            config = self._config
-            names = ceremony.name_authority(
-                config.datacenter, config.initial.trust_domain, self._entropy
-            )
-            made = await ceremony.make_authority(
-                names,
-                CAConfig(csr_max_per_second=config.initial.csr_max_per_second),
-                root_keys=self._root_keys,
-                signing_keys=self._signing_keys,
-                now=self._clock.now(),
-                entropy=self._entropy,
-            )
-            self._made = (made, self._time())
-        initialise, _ = self._made
-        if await self.carry_out(acting, initialise):
-            trust_domain = initialise.configured.trust_domain
-            log.info("a new authority", trust_domain=trust_domain, root=initialise.root.root_id)
-
-    async def _publish_roots(self, acting: Acting) -> None:
+    async def _publish_roots(self, turn: Turn) -> None:
+        """Bring the bundle out; returns once everybody can read it."""
         state = self._follower.state
-        current = (acting.term, state.bundle_sequence)
-        if self._published == current or not leads(state, acting):
+        current = (turn.acting.term, state.bundle_sequence)
+        if self._published == current or not leads(state, turn.acting):
             return
-        await self._roots.show(
-            state
-        )  # first: who hears of a change and asks must not get an older one
+        # First: who hears of a change and asks must not get an older one.
+        await self._questions.show(state)
         if await self._changes.publish(state):
             log.info("roots published", ledger_sequence=state.bundle_sequence)
         reached("root_manager.roots_published")
         self._published = current
 
-    async def _sweep(self, acting: Acting) -> None:
-        """Clean up when a term begins, and now and then."""
-        term, at = self._swept
-        if term == acting.term and self._time() - at < SWEEP_SECONDS:
-            return
-        self._swept = (acting.term, self._time())
-        await destroy_unrecorded(
-            [self._root_keys, self._signing_keys], self._follower, now=self._clock.now()
-        )
+    async def _tell_reissue(self, body: bytes) -> None:
+        try:
+            await self._nc.publish(self._subjects.reissue, body)
+        except NatsError as error:  # who misses it learns it from the list
+            log.warning("who is to ask anew could not be told", error=str(error) or repr(error))
 
     @staticmethod
     def _time() -> float:

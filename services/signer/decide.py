@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from events.authority import SanPolicy
 from events.base import Struct
 from events.leaves import LeafIssued
 from projections.authority import AuthorityState, Issuer
@@ -24,6 +25,7 @@ class Terms(Struct):
     root_not_after: datetime
     trust_domain: str
     ttl_seconds: int
+    sans: SanPolicy
 
 
 class Life(Struct):
@@ -45,6 +47,7 @@ def terms_of(state: AuthorityState, signing_key_id: str | None) -> Terms | None:
         root_not_after=root.published.not_after,
         trust_domain=state.configuration.trust_domain,
         ttl_seconds=state.configuration.config.leaf_cert_ttl_seconds,
+        sans=state.configuration.config.sans,
     )
 
 
@@ -107,6 +110,8 @@ def tbs_of(terms: Terms, checked: CheckedCsr, *, identity: str, serial: int, lif
         uri=identity,
         not_before=life.not_before,
         not_after=life.not_after,
+        dns=checked.dns,
+        ip=checked.ip,
     )
 
 
@@ -140,4 +145,6 @@ def leaf_of(
         signer=signer,
         grant_sequence=grant_sequence,
         requester=requester,
+        dns=checked.dns,
+        ip=checked.ip,
     )

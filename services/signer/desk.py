@@ -10,17 +10,18 @@ from typing import Final
 
 import structlog
 
+from events.leaves import IdentityKind
 from events.subjects import Subjects
 from projections.authority import AuthorityState
 from services.clock import Clock, Entropy
 from services.keys.interface import KeyNotFoundError, KeyStore
 from services.pki import csr, spiffe
-from services.refusals import RefusedError
+from services.refusals import RefusedError, clip
 from services.signer import decide
 from services.signer.decide import Life, Terms
 from services.signer.holdings import Holdings
 from services.signer.refused import Refusal
-from services.signer.request import clip, read_name, read_request, read_request_id
+from services.signer.request import read_name, read_request, read_request_id
 from services.signer.work import Signed, Work
 from services.stamping import Stamper
 
@@ -68,7 +69,7 @@ class Desk:
         """Find out what is asked for; raises RefusedError."""
         with _Hostile("a signing request could not be read"):
             request = read_request(self._subjects, work.subject, work.body)
-            work.identity = self._identity(request.name)
+            work.identity = self._identity(request.kind, request.name)
             if work.nameless:
                 raise RefusedError("malformed", "the headers leave open who asks")
             if request.csr_der is not None:
@@ -77,19 +78,25 @@ class Desk:
 
     def check(self, work: Work) -> None:
         """Check the CSR; raises RefusedError."""
-        if work.checked is not None:
-            return
         terms = decide.ready(self._terms)
+        if work.checked is not None and work.checked_under is terms.sans:
+            return
         assert work.request is not None
         assert work.request.csr_der is not None
         assert work.identity is not None
         with _Hostile("a CSR could not be checked"):
             work.checked = csr.check(
                 work.request.csr_der,
-                identity=work.identity,
-                trust_domain=terms.trust_domain,
-                datacenter=self._subjects.datacenter,
+                csr.Asker(
+                    identity=work.identity,
+                    kind=work.request.kind,
+                    name=work.request.name,
+                    trust_domain=terms.trust_domain,
+                    datacenter=self._subjects.datacenter,
+                    allowed=getattr(terms.sans, work.request.kind),
+                ),
             )
+            work.checked_under = terms.sans
 
     async def sign(self, work: Work, *, grant_sequence: int) -> Signed:
         """Sign what was checked, under this grant; raises RefusedError, KeyStoreError.
@@ -138,12 +145,13 @@ class Desk:
             self._life = second, decide.life(terms, second)
         return self._life[1]
 
-    def _identity(self, name: str) -> str:
-        return _service_id(decide.ready(self._terms).trust_domain, self._subjects.datacenter, name)
+    def _identity(self, kind: IdentityKind, name: str) -> str:
+        trust_domain = decide.ready(self._terms).trust_domain
+        return _identity_id(kind, name, trust_domain, self._subjects.datacenter)
 
     def _identity_of(self, subject: str) -> str | None:
         try:
-            return self._identity(read_name(self._subjects, subject)[1])
+            return self._identity(*read_name(self._subjects, subject)[:2])
         except RefusedError:
             return None
 
@@ -182,8 +190,8 @@ class _Hostile:
 
 
 @lru_cache(maxsize=4_096)
-def _service_id(trust_domain: str, datacenter: str, name: str) -> str:
+def _identity_id(kind: IdentityKind, name: str, trust_domain: str, datacenter: str) -> str:
     try:
-        return spiffe.service_id(trust_domain, datacenter, name)
+        return spiffe.identity_id(kind, name, trust_domain=trust_domain, datacenter=datacenter)
     except spiffe.SpiffeIdError as error:
         raise RefusedError("bad_name", clip(str(error))) from error

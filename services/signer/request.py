@@ -9,12 +9,11 @@ import msgspec
 
 from events.base import REQUEST_ID, Struct
 from events.leaves import IDENTITY_KINDS, IdentityKind
-from events.subjects import BadNameError, SignSubject, Subjects, partition_of
+from events.subjects import BadNameError, SignSubject, Subjects, identity_tokens, partition_of
 from services.pki import csr
-from services.refusals import RefusedError
+from services.refusals import RefusedError, clip
 
 BODY_BYTES_MAX: Final = 64 * 1024
-MESSAGE_CHARS_MAX: Final = 500  # of what a refusal says: a client's own words may stand in it
 
 _BLANK: Final = b" \t\r\n"
 
@@ -23,7 +22,7 @@ class SignRequest(Struct):
     """What is asked for, in terms that can be relied on; the CSR itself is not checked yet."""
 
     kind: IdentityKind
-    name: str  # of the service
+    name: str  # of the service, of the node; "" where the kind has one identity
     partition: int
     request_id: str | None
     csr_der: bytes | None  # None: only a look-up of what the request id got before
@@ -74,7 +73,7 @@ def read_name(subjects: Subjects, subject: str) -> tuple[IdentityKind, str, int]
 
 def _check_partition(subject: str, asked: SignSubject) -> None:
     """See that the server mapped it: two partitions of one identity would have two signers."""
-    if asked.partition != partition_of(asked.kind, subject.rpartition(".")[2]):
+    if asked.partition != partition_of(*identity_tokens(asked.kind, asked.name)):
         raise RefusedError("bad_name", clip(f"{subject!r} is not the partition of this identity"))
 
 
@@ -87,12 +86,6 @@ def read_request_id(body: bytes) -> str | None:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return told if isinstance(told, str) and REQUEST_ID.fullmatch(told) else None
-
-
-def clip(message: str) -> str:
-    """Cut a message to what a refusal may hold; what cannot be printed is written as an escape."""
-    message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-    return message if len(message) <= MESSAGE_CHARS_MAX else message[: MESSAGE_CHARS_MAX - 1] + "…"
 
 
 def _read_json(body: bytes) -> tuple[bytes | None, str | None]:

@@ -14,6 +14,7 @@ from events.log import UnreachableError
 from projections.issuance import IssuanceReader, IssuedLeaf, WentBackError
 from services.breakpoints import reached
 from services.keys.interface import KeyStore
+from services.nats_access.asker import may_answer, requester_of
 from services.refusals import RefusedError
 from services.signer import decide
 from services.signer.batch import GroupCommit
@@ -28,7 +29,7 @@ from services.signer.recorder import NotRecordedError, Recorder
 from services.signer.refused import RefusalRecord
 from services.signer.replies import Replies
 from services.signer.subscriptions import Subscriptions
-from services.signer.work import Signed, Work, body_of, may_answer, requester_of
+from services.signer.work import Signed, Work, body_of
 from services.stamping import Stamper, source
 from services.startup import Worker
 from services.waiting import cancelled

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
+from events.authority import SanPolicy
 from events.envelope import NewEvent
 from events.leaves import LeafIssued
 from projections.issuance import IssuedLeaf
-from services.nats_access.wire import REQUEST_INFO
+from services.nats_access.asker import ACROSS_ACCOUNTS
 from services.pki.csr import CheckedCsr
 from services.signer.request import BODY_BYTES_MAX, SignRequest
 
-ACROSS_ACCOUNTS: Final = "_R_."  # what a server makes of a reply subject of another account
-REPLY_PREFIXES: Final = (ACROSS_ACCOUNTS, "_INBOX.")
 EVENT_BYTES: Final = 1_500  # of an event, its certificate apart
 
 
@@ -34,6 +30,7 @@ class Work:
     identity: str | None = None
     csr_sha256: str | None = None
     checked: CheckedCsr | None = None
+    checked_under: SanPolicy | None = None  # the names that it was checked against
     admitted: bool = False  # the rate limit gave it its turn
 
     @property
@@ -79,31 +76,6 @@ class Signed:
             leaf=self.leaf,
             irregular=None,
         )
-
-
-class _RequestInfo(msgspec.Struct):
-    user: str | None = None
-
-
-_REQUEST_INFO: Final = msgspec.json.Decoder(_RequestInfo)
-_REQUESTER_MAX: Final = 256
-
-
-def requester_of(headers: Mapping[str, str] | None) -> str | None:
-    """Return the NATS user key of who asked, as the server says it (nats.md, section 10)."""
-    told = headers.get(REQUEST_INFO) if headers else None
-    if told is None:
-        return None
-    try:
-        user = _REQUEST_INFO.decode(told).user
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-    return user if user is not None and 0 < len(user) <= _REQUESTER_MAX else None
-
-
-def may_answer(reply: str) -> bool:
-    """Say whether a reply subject is one that this signer answers on (architecture 6.1)."""
-    return reply.startswith(REPLY_PREFIXES)
 
 
 def body_of(data: bytes) -> bytes:

@@ -35,8 +35,9 @@ from services.following import AuthorityFollower
 from services.keys.kek import KeyEncryptionKey
 from services.keys.sealed import SealedKeyStore
 from services.replicator.worker import replicate
-from services.root_manager.ceremony import Names, make_authority
-from services.root_manager.decide import Acting, Decision, Initialise, decide
+from services.root_manager.ceremony import Ceremony, Names
+from services.root_manager.commands import Initialise
+from services.root_manager.decide import Acting, Decision, decide
 from services.root_manager.stamped import stamped
 from services.signer.signer import Signer
 from services.stamping import Stamper, source
@@ -175,9 +176,7 @@ class Datacenter:
 
     async def make(self, config: CAConfig) -> Initialise:
         """Make keys and certificates."""
-        return await make_authority(
-            Names(datacenter=DATACENTER, cluster_id=CLUSTER_ID, trust_domain=TRUST_DOMAIN),
-            config,
+        ceremony = Ceremony(
             root_keys=SealedKeyStore(
                 bucket(self.nc, self.subjects.root_keys_bucket),
                 KeyEncryptionKey(KEK[::-1]),
@@ -185,9 +184,11 @@ class Datacenter:
                 purpose="root",
             ),
             signing_keys=self.keystore,
-            now=SystemClock().now(),
+            clock=SystemClock(),
             entropy=SystemEntropy(),
         )
+        names = Names(datacenter=DATACENTER, cluster_id=CLUSTER_ID, trust_domain=TRUST_DOMAIN)
+        return await ceremony.authority(names, config)
 
     def new_keystore(self, nc: Client) -> SealedKeyStore:
         """Return the signing keys, as a signer opens them."""

@@ -40,7 +40,8 @@ from services.keys.sealed import SealedKeyStore
 from services.leases import Leases, SignerLease
 from services.pki import certificates
 from services.root_manager.assignment import SignerRun
-from services.root_manager.decide import AssignSigners, decide
+from services.root_manager.commands import AssignSigners
+from services.root_manager.decide import decide
 from services.root_manager.worker import RootManager
 from services.startup import Worker
 from tests.integration.leading import (
@@ -56,9 +57,9 @@ from tests.integration.leading import (
 AUTHORITY = [
     CAConfigured,
     KeyCreated,
-    KeyCreated,
     RootPublished,
     RootActivated,
+    KeyCreated,
     IntermediateInstalled,
 ]
 NOBODY = Leases()
@@ -218,7 +219,7 @@ async def test_a_deposed_root_manager_cannot_append_at_its_first_try(site: Site)
         Worker(nc=site.nc, subjects=SUBJECTS, ledger=ledger, config=site.config("a"))
     )
 
-    assert not await deposed.carry_out(acting, alive)
+    assert not await deposed.tools.carry_out(acting, alive)
 
     assert SignersAssigned not in [type(event) for event in await site.events()]
 
@@ -245,7 +246,7 @@ async def test_a_deposed_root_manager_cannot_append_after_folding_again(site: Si
                 for event in decide(folded, acting, alive).grants
             ],
         )
-    assert not await deposed.carry_out(acting, alive)
+    assert not await deposed.tools.carry_out(acting, alive)
     await deposed.act(acting, NOBODY)
 
     assert SignersAssigned not in [type(event) for event in await site.events()]

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from events.authority import AllowedNames, CAConfig, SanPolicy
 from events.leaves import LeafRefusalsCounted, LeafRefused
 from projections import disk
 from projections.issuance import IssuanceReader
 from services.clock import SystemClock
+from services.pki import pem
 from services.signer.held import HELD_MAX
 from services.signer.refused import RECORDED_PER_SECOND, Refusal
-from tests.factories import WEB, csr, csr_pem, leaf_key, service_uri
+from tests.factories import TRUST_DOMAIN, WEB, csr, csr_pem, leaf_key, service_uri
 from tests.integration.signing import ALL, Answer, Datacenter, partition, request, until
 from tests.nats import NatsServer
+from tests.verifiers import assert_all_accept, chain_of
 
 
 @pytest.fixture
@@ -255,9 +259,53 @@ async def test_a_name_that_is_not_in_its_one_spelling_is_bad_name(
     assert answer.code == "bad_name"
 
 
-@pytest.mark.parametrize("tokens", ["agent.node1", "gateway", "server", "nonsense", "a.b.c.d"])
-async def test_what_is_no_service_is_bad_name_for_now(served: Datacenter, tokens: str) -> None:
-    assert (await served.ask(csr_pem(), subject=f"ca.dc1.sign.{tokens}")).code == "bad_name"
+async def test_what_is_no_identity_is_bad_name(served: Datacenter) -> None:
+    for tokens in ("agent", "service", "gateway.a", "server.a", "nonsense", "node.a", "a.b.c.d"):
+        answer = await served.ask(csr_pem(), subject=f"ca.dc1.sign.{tokens}")
+
+        assert (tokens, answer.code) == (tokens, "bad_name")
+
+
+async def test_11_12_40_each_kind_of_identity_gets_what_verifies(served: Datacenter) -> None:
+    """11, 12, 40. Server, agent and mesh gateway are signed; each by its own subject alone."""
+    state = await served.state()
+    roots = [pem.encode(root.published.certificate) for root in state.roots.values()]
+    kinds = {
+        "agent.n1": (f"spiffe://{TRUST_DOMAIN}/agent/client/dc/dc1/id/n1", "AgentURI"),
+        "gateway": (f"spiffe://{TRUST_DOMAIN}/gateway/mesh/dc/dc1", "KindURI"),
+        "server": (f"spiffe://{TRUST_DOMAIN}/agent/server/dc/dc1", "ServerURI"),
+    }
+    for tokens, (uri, field) in kinds.items():
+        answer = await served.ask(csr_pem(uri=uri), subject=f"ca.dc1.sign.{tokens}")
+        assert answer.told[field] == uri
+        assert_all_accept(chain_of(answer.told["CertPEM"], roots))
+        for other in kinds.keys() - {tokens}:
+            refused = await served.ask(csr_pem(uri=uri), subject=f"ca.dc1.sign.{other}")
+            assert refused.code == "identity_mismatch"
+
+
+async def test_names_are_certified_as_the_configuration_allows(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """H8: DNS and IP names are unconstrained in Consul."""
+    allowed = AllowedNames(dns=("{name}.example",), ip=("127.0.0.1",))
+    config = CAConfig(csr_max_per_second=0, sans=SanPolicy(service=allowed))
+    nc = await nats_server.client()
+    dc = await Datacenter.begin(nc, tmp_path, config=config)
+    names = [x509.DNSName("web.example"), x509.IPAddress(ip_address("127.0.0.1"))]
+    async with dc.replicator(), dc.signer(nc) as signer:
+        await dc.assign({signer.run: ALL})
+        answer = await dc.ask(csr(names=[*names, x509.UniformResourceIdentifier(WEB)]))
+        refused = await dc.ask(
+            csr(names=[x509.DNSName("api.example"), x509.UniformResourceIdentifier(WEB)])
+        )
+
+    leaf = x509.load_pem_x509_certificate(answer.told["CertPEM"].encode())
+    san = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert list(san) == [*names, x509.UniformResourceIdentifier(WEB)]
+    assert refused.code == "san_not_allowed"
+    [event] = await dc.leaves()
+    assert (event.dns, event.ip) == (("web.example",), ("127.0.0.1",))
 
 
 async def test_refusals_are_on_the_ledger_without_what_was_sent(served: Datacenter) -> None:

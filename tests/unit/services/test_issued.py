@@ -6,9 +6,11 @@ import json
 from datetime import UTC, datetime
 
 import msgspec
+import pytest
 from cryptography import x509
+from msgspec.structs import replace
 
-from events.leaves import LeafIssued
+from events.leaves import IdentityKind, LeafIssued
 from projections.authority import Issuer
 from services.issued import IssuedCert, issued_cert
 from tests.factories import WEB, hierarchy
@@ -54,6 +56,26 @@ def test_the_reply_has_consuls_fields_and_the_place_in_the_ledger() -> None:
     leaf, intermediate = x509.load_pem_x509_certificates(pem.encode())
     assert leaf == x509.load_der_x509_certificate(LEAF.certificate)
     assert intermediate == x509.load_der_x509_certificate(CHAIN.intermediate)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
+        ("agent", "n1", {"Agent": "n1", "AgentURI": WEB}),
+        ("gateway", "", {"Kind": "mesh-gateway", "KindURI": WEB}),
+        ("server", "", {"ServerURI": WEB}),
+    ],
+)
+def test_11_the_reply_says_whom_it_is_for_as_consul_does(
+    kind: IdentityKind, name: str, told: dict[str, str]
+) -> None:
+    """11. Sign_SpiffeIDServer: ServerURI is returned (and of the other kinds theirs)."""
+    leaf = replace(LEAF, kind=kind, name=name)
+
+    reply = json.loads(issued_cert(leaf, sequence=42, event_id=EVENT_ID, issuer=ISSUER))
+
+    names = {"Service", "ServiceURI", "Agent", "AgentURI", "Kind", "KindURI", "ServerURI"}
+    assert {field: reply[field] for field in names & reply.keys()} == told
 
 
 def test_a_leaf_read_back_from_the_ledger_gives_the_same_bytes() -> None:

@@ -61,7 +61,7 @@ def test_every_name_is_a_star(data: Path) -> None:
 
 @pytest.mark.parametrize(
     "identity",
-    ["web", "agent.web", "service.", "service.>", "service.web*", "service." + "x" * 129, ""],
+    ["web", "gateway.web", "service.", "service.>", "service.web*", "service." + "x" * 129, ""],
 )
 def test_what_is_no_identity_is_told_as_it_was_typed(data: Path, identity: str) -> None:
     with pytest.raises(CliError) as error:

@@ -9,9 +9,10 @@ from cryptography.hazmat.primitives import hashes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events.leaves import RefusalCode
+from events.authority import AllowedNames
+from events.leaves import IdentityKind, RefusalCode
 from services.pki import certificates, csr, der
-from services.pki.csr import CheckedCsr
+from services.pki.csr import Asker, CheckedCsr
 from services.refusals import RefusedError
 from tests import factories
 from tests.factories import DATACENTER, LEAF_KINDS, TRUST_DOMAIN, WEB
@@ -40,13 +41,30 @@ S46o9LyDaOYIbKocOjU=
 """  # x509.CreateCertificateRequest with a critical SAN extension, as Consul's agents do
 
 
-def check(request: bytes, identity: str = WEB) -> CheckedCsr:
-    return csr.check(request, identity=identity, trust_domain=TRUST_DOMAIN, datacenter=DATACENTER)
+def asker(
+    identity: str = WEB,
+    *,
+    kind: IdentityKind = "service",
+    name: str = "web",
+    allowed: AllowedNames | None = None,
+) -> Asker:
+    return Asker(
+        identity=identity,
+        kind=kind,
+        name=name,
+        trust_domain=TRUST_DOMAIN,
+        datacenter=DATACENTER,
+        allowed=allowed or AllowedNames(),
+    )
 
 
-def refusal(request: bytes, identity: str = WEB) -> tuple[RefusalCode, str]:
+def check(request: bytes, who: Asker | None = None) -> CheckedCsr:
+    return csr.check(request, who or asker())
+
+
+def refusal(request: bytes, who: Asker | None = None) -> tuple[RefusalCode, str]:
     with pytest.raises(RefusedError) as refused:
-        check(request, identity)
+        check(request, who)
     return refused.value.code, refused.value.message
 
 
@@ -167,7 +185,7 @@ def test_subject_and_other_extensions_are_ignored() -> None:
 def test_a_name_with_any_characters_is_accepted_in_its_one_form(name: str) -> None:
     identity = factories.service_uri(name)
 
-    assert check(factories.csr(uri=identity), identity).spki == check(factories.csr()).spki
+    assert check(factories.csr(uri=identity), asker(identity)).spki == check(factories.csr()).spki
 
 
 # --- what is refused
@@ -252,9 +270,20 @@ DIRECTORY = x509.DirectoryName(x509.Name([]))
             (
                 [name, UNIFORM(WEB)],
                 "san_not_allowed",
-                "CSR SAN does not allow names other than one URI",
+                "CSR SAN allows a URI, DNS names and addresses only",
             )
-            for name in (DNS, ADDRESS, OID, OTHER_NAME, DIRECTORY)
+            for name in (OID, OTHER_NAME, DIRECTORY)
+        ),
+        *(
+            (
+                [name, UNIFORM(WEB)],
+                "san_not_allowed",
+                (
+                    f"CSR SAN {name.value} is not allowed for service web: "
+                    "the CA's configuration says which names are"
+                ),
+            )
+            for name in (DNS, ADDRESS)
         ),
     ],
 )
@@ -262,6 +291,85 @@ def test_names_beside_the_one_uri_are_refused_in_consuls_order(
     names: list[x509.GeneralName], code: RefusalCode, message: str
 ) -> None:
     assert refusal(factories.csr(names=names)) == (code, message)
+
+
+def test_h8_dns_names_and_addresses_are_certified_as_the_policy_allows_and_never_dropped() -> None:
+    """H8: Consul copies whatever DNS and IP names are asked for."""
+    allowed = AllowedNames(dns=("{name}.example", "*.web.example"), ip=("127.0.0.0/8", "::1"))
+    names = [
+        x509.DNSName("WEB.example"),
+        x509.DNSName("a.web.example"),
+        x509.DNSName("web.example"),
+        x509.IPAddress(ipaddress.ip_address("::1")),
+        ADDRESS,
+        UNIFORM(WEB),
+    ]
+
+    checked = check(factories.csr(names=names), asker(allowed=allowed))
+
+    assert checked.dns == ("web.example", "a.web.example")
+    assert checked.ip == ("::1", "127.0.0.1")
+    for other in (
+        x509.DNSName("api.example"),
+        x509.DNSName("web.example."),
+        x509.DNSName("b.a.web.example"),
+        x509.IPAddress(ipaddress.ip_address("10.0.0.1")),
+        x509.IPAddress(ipaddress.ip_network("127.0.0.0/8")),
+    ):
+        request = factories.csr(names=[*names, other])
+        assert refusal(request, asker(allowed=allowed))[0] == "san_not_allowed"
+
+
+def test_so_many_names_are_not_read() -> None:
+    names = [UNIFORM(WEB), *(x509.DNSName(f"{i}.example") for i in range(csr.NAMES_MAX))]
+    allowed = AllowedNames(dns=("*.example",))
+
+    assert refusal(factories.csr(names=names), asker(allowed=allowed))[0] == "san_not_allowed"
+    assert len(check(factories.csr(names=names[:-1]), asker(allowed=allowed)).dns) == 31
+
+
+AGENT = f"spiffe://{TRUST_DOMAIN}/agent/client/dc/dc1/id/n1"
+GATEWAY = f"spiffe://{TRUST_DOMAIN}/gateway/mesh/dc/dc1"
+SERVER = f"spiffe://{TRUST_DOMAIN}/agent/server/dc/dc1"
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        asker(AGENT, kind="agent", name="n1"),
+        asker(GATEWAY, kind="gateway", name=""),
+        asker(SERVER, kind="server", name=""),
+    ],
+)
+def test_12_every_kind_of_identity_is_certified_for_itself_only(who: Asker) -> None:
+    """12. AuthorizeAndSignCertificate: each kind by its own right, the signing URI never."""
+    assert check(factories.csr(uri=who.identity), who).dns == ()
+    for other in {WEB, AGENT, GATEWAY, SERVER, f"spiffe://{TRUST_DOMAIN}"} - {who.identity}:
+        assert refusal(factories.csr(uri=other), who)[0] == "identity_mismatch"
+    elsewhere = who.identity.replace("dc1", "dc2")
+    assert refusal(factories.csr(uri=elsewhere), who)[0] in {
+        "wrong_datacenter",
+        "wrong_trust_domain",
+        "identity_mismatch",
+    }
+
+
+@pytest.mark.parametrize("host", ["dummy.trustdomain", "x", TRUST_DOMAIN.upper()])
+def test_an_agents_trust_domain_is_replaced_by_ours(host: str) -> None:
+    """Agents ask before they know it (Consul, section 2.5, step 7)."""
+    agent = asker(AGENT, kind="agent", name="n1")
+
+    taken = check(factories.csr(uri=AGENT.replace(TRUST_DOMAIN, host)), agent)
+
+    assert taken.key_id == check(factories.csr()).key_id
+    for other in ("u@h.x", f"{host}?q", f"{host}#f"):
+        asked = AGENT.replace(TRUST_DOMAIN, other)
+        assert refusal(factories.csr(uri=asked), agent)[0] != "internal"
+    wrong = AGENT.replace(TRUST_DOMAIN, host).replace("/n1", "/n2")
+    assert refusal(factories.csr(uri=wrong), agent)[0] in {
+        "wrong_trust_domain",
+        "identity_mismatch",
+    }
 
 
 def uri(*, td: str = TRUST_DOMAIN, dc: str = DATACENTER, name: str = "web") -> str:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
+from ipaddress import ip_address
 
 import pytest
 from cryptography import x509
@@ -29,6 +31,8 @@ def by_the_general_builder(
     not_before: datetime,
     not_after: datetime,
     signer: CaPrivateKey,
+    dns: Sequence[str] = (),
+    ip: Sequence[str] = (),
 ) -> bytes:
     """Return the TBSCertificate that cryptography's builder makes of the same leaf."""
     parent = x509.load_der_x509_certificate(issuer)
@@ -61,7 +65,14 @@ def by_the_general_builder(
         .add_extension(x509.AuthorityKeyIdentifier(authority_key, None, None), critical=False)
         .add_extension(x509.SubjectKeyIdentifier(key_id), critical=False)
         .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True
+            x509.SubjectAlternativeName(
+                [
+                    *map(x509.DNSName, dns),
+                    *(x509.IPAddress(ip_address(address)) for address in ip),
+                    x509.UniformResourceIdentifier(uri),
+                ]
+            ),
+            critical=True,
         )
     )
     return builder.sign(signer, hashes.SHA256()).tbs_certificate_bytes
@@ -75,6 +86,8 @@ def by_the_template(
     uri: str,
     not_before: datetime,
     not_after: datetime,
+    dns: Sequence[str] = (),
+    ip: Sequence[str] = (),
 ) -> bytes:
     return LeafTemplate(issuer).tbs(
         serial=serial,
@@ -83,6 +96,8 @@ def by_the_template(
         uri=uri,
         not_before=not_before,
         not_after=not_after,
+        dns=dns,
+        ip=ip,
     )
 
 
@@ -124,10 +139,19 @@ def test_the_template_makes_the_general_builders_bytes(leaf_kind: str, ca_kind: 
     seconds=st.integers(1, 10**9),
     leaf_kind=st.sampled_from(["p256", "p384", "rsa2048"]),
     ca_kind=st.sampled_from(["p256", "rsa2048"]),
+    dns=st.lists(st.from_regex(r"[a-z0-9]{1,60}(\.[a-z]{1,9}){0,9}", fullmatch=True), max_size=9),
+    ip=st.lists(st.ip_addresses().map(str), max_size=9),
 )
 @settings(deadline=None)
 def test_the_template_makes_the_general_builders_bytes_whatever_the_sizes(
-    serial: int, name: str, begin: datetime, seconds: int, leaf_kind: str, ca_kind: str
+    serial: int,
+    name: str,
+    begin: datetime,
+    seconds: int,
+    leaf_kind: str,
+    ca_kind: str,
+    dns: list[str],
+    ip: list[str],
 ) -> None:
     issuer, key = issuer_of(ca_kind), factories.ca_key(leaf_kind, 2)
     signer = factories.ca_key(ca_kind, 1)
@@ -142,9 +166,18 @@ def test_the_template_makes_the_general_builders_bytes_whatever_the_sizes(
         not_before=begin,
         not_after=end,
         signer=signer,
+        dns=dns,
+        ip=ip,
     )
     made = by_the_template(
-        issuer=issuer, key=key, serial=serial, uri=uri, not_before=begin, not_after=end
+        issuer=issuer,
+        key=key,
+        serial=serial,
+        uri=uri,
+        not_before=begin,
+        not_after=end,
+        dns=dns,
+        ip=ip,
     )
 
     assert made == expected

@@ -4,25 +4,47 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from services.keys.interface import KeyNotFoundError, KeySpec, PublicKey, StoredKey
-from services.keys.sealed import PrivateKey, generate
+from events.authority import CAConfig, IntermediateInstalled, KeyCreated, KeyPurpose
+from services.clock import SystemEntropy
+from services.keys.interface import (
+    KeyNotFoundError,
+    KeySpec,
+    KeyStore,
+    PrivateKey,
+    PublicKey,
+    StoredKey,
+)
+from services.keys.sealed import generate
 from services.pki import certificates
+from services.root_manager.ceremony import Ceremony, name_authority
+from services.root_manager.commands import Initialise
+from tests.clocks import FixedClock
 from tests.factories import NOW, sign_with
 
 
 class KeysInMemory:
-    """Implements KeyStore; `clock` is when the next key is made."""
+    """Implements KeyStore."""
 
-    def __init__(self) -> None:
+    def __init__(self, purpose: KeyPurpose = "root", *, clock: FixedClock | None = None) -> None:
+        self._purpose: KeyPurpose = purpose
         self._keys: dict[str, tuple[PrivateKey, StoredKey]] = {}
-        self.clock: datetime = NOW
+        self.clock = clock or FixedClock(NOW)
 
     async def create(self, spec: KeySpec) -> PublicKey:
-        private = generate(spec)
+        self._purpose = spec.purpose
+        return await self.keep(generate(spec))
+
+    async def keep(self, private: PrivateKey) -> PublicKey:
         key_id = certificates.key_id(private.public_key())
-        stored = StoredKey(key_id=key_id, purpose=spec.purpose, created=self.clock)
-        self._keys[key_id] = (private, stored)
+        stored = StoredKey(key_id=key_id, purpose=self._purpose, created=self.clock.now())
+        self._keys.setdefault(key_id, (private, stored))
         return private.public_key()
+
+    async def share(self, key_id: str, other: KeyStore) -> None:
+        await other.keep(self._find(key_id))
+
+    async def public(self, key_id: str) -> PublicKey:
+        return self._find(key_id).public_key()
 
     async def sign(self, key_id: str, message: bytes) -> bytes:
         return sign_with(self._find(key_id), message)
@@ -37,3 +59,33 @@ class KeysInMemory:
         if key_id not in self._keys:
             raise KeyNotFoundError(key_id)
         return self._keys[key_id][0]
+
+
+async def made(
+    config: CAConfig,
+    *,
+    trust_domain: str | None = None,
+    now: datetime = NOW,
+    root_keys: KeyStore | None = None,
+    signing_keys: KeyStore | None = None,
+) -> Initialise:
+    """Make a new authority of datacenter dc1."""
+    ceremony = Ceremony(
+        root_keys=root_keys or KeysInMemory("root"),
+        signing_keys=signing_keys or KeysInMemory("signing"),
+        clock=FixedClock(now),
+        entropy=SystemEntropy(),
+    )
+    return await ceremony.authority(name_authority("dc1", trust_domain, SystemEntropy()), config)
+
+
+def intermediate_of(made: Initialise) -> IntermediateInstalled:
+    """Return the intermediate that signs leaves of a new authority."""
+    assert isinstance(made.leaf_signer.selected, IntermediateInstalled)
+    return made.leaf_signer.selected
+
+
+def signing_key_of(made: Initialise) -> KeyCreated:
+    """Return the key that signs leaves of a new authority."""
+    assert made.leaf_signer.key is not None
+    return made.leaf_signer.key

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ulid import ULID
 
+from events.authority import CAConfig
 from events.signers import Assignment
 from services.root_manager.assignment import SignerRun, assign, usable
 
@@ -35,7 +36,7 @@ def table(
     current: Iterable[Assignment], alive: Iterable[SignerRun], rate: float = 64.0
 ) -> tuple[Assignment, ...]:
     held = {assignment.signer: assignment for assignment in current}
-    return assign(held, alive, signing_key_id=KEY, csr_max_per_second=rate)
+    return assign(held, alive, signing_key_id=KEY, config=CAConfig(csr_max_per_second=rate))
 
 
 def partitions(assignments: Iterable[Assignment]) -> dict[str, tuple[int, ...]]:

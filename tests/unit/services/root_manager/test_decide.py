@@ -8,20 +8,10 @@ from msgspec.structs import replace
 from events.authority import CAConfig, CAConfigured, RootActivated
 from events.signers import GrantGiven, GrantWithdrawn, SignersAssigned
 from projections.authority import AuthorityState, Leader, SignerGrant
-from services.clock import SystemEntropy
-from services.root_manager import ceremony
 from services.root_manager.assignment import SignerRun
-from services.root_manager.decide import (
-    NOTHING,
-    Acting,
-    AssignSigners,
-    Command,
-    Decision,
-    Initialise,
-    decide,
-)
-from tests.factories import NOW
-from tests.unit.services.root_manager.keys import KeysInMemory
+from services.root_manager.commands import AssignSigners, Command, Initialise
+from services.root_manager.decide import NOTHING, Acting, Decision, decide
+from tests.unit.services.root_manager.keys import intermediate_of, made, signing_key_of
 from tests.unit.services.root_manager.test_assignment import run, run_id
 
 ACTING = Acting(node="a", term=3)
@@ -30,20 +20,14 @@ LED = AuthorityState(datacenter="dc1", term=3, leader=Leader(node="a", term=3))
 
 @pytest.fixture
 async def initialise() -> Initialise:
-    names = ceremony.name_authority("dc1", None, SystemEntropy())
-    return await ceremony.make_authority(
-        names,
-        CAConfig(csr_max_per_second=64.0),
-        root_keys=KeysInMemory(),
-        signing_keys=KeysInMemory(),
-        now=NOW,
-        entropy=SystemEntropy(),
-    )
+    return await made(CAConfig(csr_max_per_second=64.0))
 
 
-def initialised(made: Initialise) -> AuthorityState:
+def initialised(authority: Initialise) -> AuthorityState:
     return replace(
-        LED, configuration=made.configured, issuer_key_id=made.intermediate.signing_key_id
+        LED,
+        configuration=authority.configured,
+        issuer_key_id=signing_key_of(authority).key_id,
     )
 
 
@@ -64,10 +48,10 @@ def test_an_empty_ledger_becomes_an_authority_in_one_entry(initialise: Initialis
     assert decision.events == (
         initialise.configured,
         initialise.root_key,
-        initialise.signing_key,
         initialise.root,
         RootActivated(root_id=initialise.root.root_id),
-        initialise.intermediate,
+        signing_key_of(initialise),
+        intermediate_of(initialise),
     )
     assert decision.grants == ()
 

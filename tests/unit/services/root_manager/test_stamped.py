@@ -6,12 +6,10 @@ from events.authority import CAConfig
 from events.signers import GrantGiven, GrantWithdrawn, SignersAssigned
 from projections.authority import AuthorityState, Leader
 from services.clock import SystemClock, SystemEntropy
-from services.root_manager import ceremony
 from services.root_manager.decide import Acting, Decision, decide
 from services.root_manager.stamped import stamped
 from services.stamping import Stamper
-from tests.factories import NOW
-from tests.unit.services.root_manager.keys import KeysInMemory
+from tests.unit.services.root_manager.keys import made
 from tests.unit.services.root_manager.test_assignment import run_id
 from tests.whole_ledger import assignment
 
@@ -24,16 +22,9 @@ def stamper() -> Stamper:
 
 
 async def test_all_events_of_a_decision_name_the_first_of_them() -> None:
-    made = await ceremony.make_authority(
-        ceremony.name_authority("dc1", None, SystemEntropy()),
-        CAConfig(csr_max_per_second=64.0),
-        root_keys=KeysInMemory(),
-        signing_keys=KeysInMemory(),
-        now=NOW,
-        entropy=SystemEntropy(),
-    )
+    command = await made(CAConfig(csr_max_per_second=64.0))
 
-    events, grants = stamped(decide(LED, ACTING, made), stamper(), datacenter="dc1")
+    events, grants = stamped(decide(LED, ACTING, command), stamper(), datacenter="dc1")
 
     assert len(events) > 3
     assert [each.correlation_id for each in events] == [None, *[events[0].id] * (len(events) - 1)]

@@ -53,7 +53,7 @@ async def test_an_old_key_that_no_event_knows_is_destroyed_and_no_other() -> Non
     ledger, keys = MemoryLedger(Subjects("dc1")), KeysInMemory()
     recorded, left = [certificates.key_id(await keys.create(SPEC)) for _ in range(2)]
     await record(ledger, recorded)
-    keys.clock = LATER - timedelta(minutes=59)
+    keys.clock.forward(LATER - NOW - timedelta(minutes=59))
     young = certificates.key_id(await keys.create(SPEC))
 
     assert await destroy_unrecorded([keys], follower(ledger), now=LATER) == [left]

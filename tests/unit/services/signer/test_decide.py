@@ -141,7 +141,14 @@ def test_the_event_tells_exactly_the_certificate() -> None:
     agreed = terms()
     der = csr()
     checked = csr_module.check(
-        der, identity=WEB, trust_domain=factories.TRUST_DOMAIN, datacenter="dc1"
+        der,
+        csr_module.Asker(
+            identity=WEB,
+            kind="service",
+            name="web",
+            trust_domain=factories.TRUST_DOMAIN,
+            datacenter="dc1",
+        ),
     )
     life = decide.life(agreed, NOW)
     serial = factories.SERIAL

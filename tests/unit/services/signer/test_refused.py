@@ -8,6 +8,7 @@ from events.envelope import ENTRY_BYTES_MAX, NewEvent, encode_entry
 from events.leaves import LeafRefusalsCounted, LeafRefused, RefusalCode
 from events.subjects import NAME_BYTES_MAX
 from services.pki.spiffe import service_id
+from services.refusals import MESSAGE_CHARS_MAX, clip
 from services.signer.batch import LEAVES_BYTES_MAX
 from services.signer.recorder import REFUSALS_MAX
 from services.signer.refused import (
@@ -17,7 +18,6 @@ from services.signer.refused import (
     Refusal,
     RefusalRecord,
 )
-from services.signer.request import MESSAGE_CHARS_MAX, clip
 from tests.factories import NOW, WEB
 from tests.ledger import ulid
 

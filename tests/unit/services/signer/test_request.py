@@ -9,13 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events.subjects import Subjects, encode_name, partition_of
-from services.refusals import RefusedError
-from services.signer.request import (
-    BODY_BYTES_MAX,
-    MESSAGE_CHARS_MAX,
-    read_request,
-    read_request_id,
-)
+from services.refusals import MESSAGE_CHARS_MAX, RefusedError
+from services.signer.request import BODY_BYTES_MAX, read_request, read_request_id
 from tests.factories import csr, csr_pem, pem_of
 
 SUBJECTS = Subjects("dc1")

@@ -1,0 +1,342 @@
+"""Commands to the CA manager: what each leads to, and what is answered.
+
+A command may carry a request id: asked again under it, also of the next leader, it gets the outcome
+of the first time and is not carried out twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from events.authority import CAConfig, CAConfigured, RootPruned
+from events.base import RequestId, Struct
+from events.revocation import RevocationReason
+from events.subjects import Subjects
+from projections.authority import AuthorityState
+from services.refusals import RefusedError
+from services.root_manager import configuration
+from services.root_manager.commands import Configure
+from services.root_manager.manager import CaManager
+from services.root_manager.planning import Plan, plan
+from services.root_manager.pruning import issuers_below
+from services.root_manager.revocation import Chosen, counted
+from services.root_manager.rotation import NewRoot
+from services.root_manager.tools import Turn
+
+
+class Asked(Struct):
+    """A command as it came."""
+
+    subject: str
+    body: bytes
+    requester: str | None  # NATS user key of who asked, as the server told it
+
+
+class Outcome(Struct, omit_defaults=True):
+    """What a command came to, as it is answered."""
+
+    outcome: str = msgspec.field(name="Outcome")
+    state: str = msgspec.field(name="State")  # Consul's state of the CA
+    modify_index: int = msgspec.field(name="ModifyIndex")  # of the configuration
+    ledger_sequence: int = msgspec.field(name="LedgerSequence")
+    root_id: str | None = msgspec.field(name="RootID", default=None)
+    activate_at: str | None = msgspec.field(name="ActivateAt", default=None)
+    live_leaves: int | None = msgspec.field(name="LiveLeaves", default=None)
+    identities: Mapping[str, int] | None = msgspec.field(name="Identities", default=None)
+
+
+class _Command(Struct, forbid_unknown_fields=True, rename="pascal"):
+    request_id: RequestId | None = msgspec.field(name="RequestID", default=None)
+
+
+class _Rotate(_Command):
+    wait_seconds: Annotated[float, Meta(ge=0, le=configuration.WAIT_SECONDS_MAX)] = 0.0
+    force_without_cross_signing: bool = False
+
+
+class _Abort(_Command):
+    reason: Annotated[str, Meta(max_length=1000)] = "asked for"
+
+
+class _Prune(_Command):
+    root_id: Annotated[str, Meta(max_length=100)] = msgspec.field(name="RootID")
+    force: bool = False
+    dry_run: bool = False
+
+
+class _Revoke(_Command):
+    leaves: Chosen
+    reason: RevocationReason = "unspecified"
+    dry_run: bool = False
+
+
+C = TypeVar("C", bound=_Command)
+
+
+class Administration:
+    """Carries out commands, one at a time, in a turn of the leader."""
+
+    def __init__(self, manager: CaManager, subjects: Subjects) -> None:
+        self._manager = manager
+        self._tools = manager.tools
+        self._handlers: Mapping[str, Callable[[Turn, Asked], Awaitable[Outcome]]] = {
+            subjects.config_set: self._configure,
+            subjects.rotation_start: self._rotate,
+            subjects.rotation_abort: self._abort,
+            subjects.roots_prune: self._prune,
+            subjects.leaves_revoke: self._revoke,
+        }
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Return the subjects on which commands are given."""
+        return tuple(self._handlers)
+
+    async def handle(self, turn: Turn, asked: Asked) -> bytes:
+        """Carry out a command; returns the answer. Raises RefusedError, LedgerError."""
+        await self._tools.follower.catch_up()
+        return msgspec.json.encode(await self._handlers[asked.subject](turn, asked))
+
+    async def _configure(self, turn: Turn, asked: Asked) -> Outcome:
+        wanted = configuration.read(
+            asked.body, current=_config(self._tools.state), now=self._tools.clock.now()
+        )
+        if self._is_done(wanted.request_id):
+            return await self._rotated(turn, "done", wanted.request_id)
+        state = self._tools.state
+        if wanted.modify_index not in (0, state.configured):
+            raise RefusedError("conflict", "ModifyIndex did not match existing")
+        self._check_free()
+        planned = plan(state, wanted.config, force=wanted.force_without_cross_signing)
+        match planned.effect:
+            case "initialise":
+                self._manager.attempts.forgive()
+                await self._manager.initialise(turn, wanted)
+            case "nothing":
+                return self._outcome("nothing to change")
+            case "configure":
+                await self._reconfigure(turn, wanted, planned)
+            case "rotate":
+                return await self._start(
+                    turn,
+                    NewRoot(
+                        based_on=state.configured,
+                        config=wanted.config,
+                        given=wanted.private_key,
+                        force_without_cross_signing=wanted.force_without_cross_signing,
+                        reason="configured",
+                        wait_seconds=wanted.wait_seconds,
+                        request_id=wanted.request_id,
+                        requester=asked.requester,
+                    ),
+                    planned,
+                )
+        return self._outcome("configured")
+
+    async def _reconfigure(self, turn: Turn, wanted: configuration.Wanted, planned: Plan) -> None:
+        """Change the configuration under the same root: nothing of the root is touched (H7, H22).
+
+        Raises RefusedError `conflict` where it was changed meanwhile.
+        """
+        tools, state = self._tools, self._tools.state
+        before, root = state.configuration, state.active_root
+        assert before is not None
+        leaf_signer = None
+        if planned.leaf_signer_changes and root is not None:
+            leaf_signer = await tools.ceremony.leaf_signer(
+                tools.names, wanted.config, root.published
+            )
+        configured = CAConfigured(
+            cluster_id=before.cluster_id,
+            trust_domain=before.trust_domain,
+            provider=before.provider,
+            config=wanted.config,
+            force_without_cross_signing=wanted.force_without_cross_signing,
+            request_id=wanted.request_id,
+        )
+        command = Configure(
+            based_on=state.configured,
+            configured=configured,
+            leaf_signer=leaf_signer,
+            alive=turn.alive,
+        )
+        if not await tools.carry_out(turn.acting, command):
+            raise _moved_on()
+        self._manager.attempts.forgive()
+
+    async def _rotate(self, turn: Turn, asked: Asked) -> Outcome:
+        command = _read(asked.body, _Rotate)
+        if self._is_done(command.request_id):
+            return await self._rotated(turn, "done", command.request_id)
+        state = self._tools.state
+        before = _config(state)
+        if before is None:
+            raise RefusedError("busy", f'CA is in state "{state.ca_state}"')
+        self._check_free()
+        if before.root_certificates or before.given_key_id is not None:
+            raise RefusedError(
+                "bad_config",
+                "the root's key was given: set a configuration with another key, or without one",
+            )
+        planned = plan(state, before, force=command.force_without_cross_signing, rotate=True)
+        return await self._start(
+            turn,
+            NewRoot(
+                based_on=state.configured,
+                config=before,
+                force_without_cross_signing=command.force_without_cross_signing,
+                reason="asked",
+                wait_seconds=command.wait_seconds,
+                request_id=command.request_id,
+                requester=asked.requester,
+            ),
+            planned,
+        )
+
+    async def _start(self, turn: Turn, new: NewRoot, planned: Plan) -> Outcome:
+        if planned.problem is not None:
+            raise RefusedError("bad_config", planned.problem)
+        if not await self._manager.rotations.start(turn.acting, new):
+            raise _moved_on()
+        self._manager.attempts.forgive()
+        return await self._rotated(turn, "rotated", new.request_id)
+
+    async def _rotated(self, turn: Turn, outcome: str, request_id: str | None) -> Outcome:
+        """Finish the rotation if it is this command's and due, and say where it stands."""
+        rotation = self._tools.state.rotation
+        if rotation is None or rotation.started.request_id != request_id:
+            return self._outcome(outcome)
+        await self._manager.publish(turn)
+        await self._manager.rotations.go_on(turn)
+        rotation = self._tools.state.rotation
+        if rotation is None:
+            return self._outcome(outcome)
+        return self._outcome(
+            "rotating",
+            root_id=rotation.started.root_id,
+            activate_at=rotation.started.activate_at.isoformat(),
+        )
+
+    async def _abort(self, turn: Turn, asked: Asked) -> Outcome:
+        command = _read(asked.body, _Abort)
+        if self._is_done(command.request_id):
+            return self._outcome("aborted")
+        if self._tools.state.rotation is None:
+            raise RefusedError("conflict", "no rotation is on its way")
+        await self._manager.rotations.abort(
+            turn.acting, command.reason, request_id=command.request_id, requester=asked.requester
+        )
+        return self._outcome("aborted")
+
+    async def _prune(self, turn: Turn, asked: Asked) -> Outcome:
+        command = _read(asked.body, _Prune)
+        if self._is_done(command.request_id):
+            return self._outcome("pruned", root_id=command.root_id)
+        state, now = self._tools.state, self._tools.clock.now()
+        root = state.roots.get(command.root_id)
+        if root is None:
+            raise RefusedError("conflict", f"there is no trusted root {command.root_id}")
+        if root.active:
+            raise RefusedError("conflict", f"root {command.root_id} is active: rotate first")
+        rotation = state.rotation
+        if rotation is not None and rotation.started.root_id == command.root_id:
+            raise RefusedError("conflict", f"root {command.root_id} is on its way: abort that")
+        live = self._tools.index.live(issuers_below(state, command.root_id), now=now)
+        if live.position < root.retired:
+            raise RefusedError(
+                "busy", "the node's projections are behind the root's retirement", retry_after=1.0
+            )
+        if command.dry_run:
+            return self._outcome("would be pruned", root_id=command.root_id, live_leaves=live.count)
+        if live.count and not command.force:
+            raise RefusedError(
+                "conflict",
+                f"{live.count} leaves below root {command.root_id} have not expired: no verifier "
+                "would accept them any more; prune it all the same with force",
+            )
+        pruned = RootPruned(
+            root_id=command.root_id,
+            reason="forced" if live.count else "unused",
+            live_leaves=live.count,
+            request_id=command.request_id,
+            requester=asked.requester,
+        )
+        if not await self._manager.pruning.force(turn.acting, pruned):
+            raise _moved_on()
+        return self._outcome("pruned", root_id=command.root_id, live_leaves=live.count)
+
+    async def _revoke(self, turn: Turn, asked: Asked) -> Outcome:
+        """Revoke leaves, and have the lists that say so issued before it is answered."""
+        command = _read(asked.body, _Revoke)
+        manager = self._manager
+        if not self._is_done(command.request_id):
+            leaves = await manager.revocations.find(command.leaves)
+            found = counted(leaves)
+            if command.dry_run:
+                return self._outcome(
+                    "would be revoked", live_leaves=found.leaves, identities=found.identities
+                )
+            if not leaves:
+                return self._outcome("nothing to revoke", live_leaves=0)
+            await manager.revocations.revoke(
+                turn,
+                command.leaves,
+                leaves,
+                reason=command.reason,
+                request_id=command.request_id,
+                requester=asked.requester,
+            )
+            details: dict[str, Any] = {
+                "live_leaves": found.leaves,
+                "identities": found.identities,
+            }
+        else:
+            details = {}
+        await manager.lists.issue(turn)
+        await manager.reissues.tell()
+        return self._outcome("revoked", **details)
+
+    def _is_done(self, request_id: str | None) -> bool:
+        return request_id is not None and request_id in self._tools.state.requests
+
+    def _check_free(self) -> None:
+        """Raise RefusedError `busy` while a rotation is on its way (Consul's text, 3.1)."""
+        state = self._tools.state.ca_state
+        if state == "RECONFIGURING":
+            raise RefusedError("busy", f'CA is already in state "{state}"')
+
+    def _outcome(self, outcome: str, **details: Any) -> Outcome:
+        state = self._tools.state
+        active = state.active_root
+        return Outcome(
+            outcome=outcome,
+            state=state.ca_state,
+            modify_index=state.configured,
+            ledger_sequence=state.position,
+            **{"root_id": active.published.root_id if active is not None else None, **details},
+        )
+
+
+def _config(state: AuthorityState) -> CAConfig | None:
+    return state.configuration.config if state.configuration is not None else None
+
+
+def _read(body: bytes, kind: type[C]) -> C:
+    if len(body) > configuration.BODY_BYTES_MAX:
+        raise RefusedError(
+            "too_large", f"a command has at most {configuration.BODY_BYTES_MAX} bytes"
+        )
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise RefusedError("malformed", f"not a command that is known here: {error}") from error
+
+
+def _moved_on() -> RefusedError:
+    return RefusedError(
+        "conflict", "the CA was changed by somebody else meanwhile; look again", retry_after=None
+    )

@@ -1,0 +1,98 @@
+"""Commands as they come over NATS: queued for the leader's next turn, answered once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from events.log import LedgerError
+from services import error_reply
+from services.keys.interface import KeyStoreError
+from services.nats_access.asker import may_answer, requester_of
+from services.pki.certificates import CertificateError
+from services.refusals import RefusedError
+from services.root_manager.administration import Administration, Asked
+from services.root_manager.tools import Turn
+
+QUEUED_MAX: Final = 64  # commands; who comes after that asks again
+REPLIES_MAX: Final = 16  # to one question that was sent again and again
+
+Key = tuple[str, str | None, bytes]  # subject, requester, digest of the body
+Answer = tuple[bytes, dict[str, str] | None]
+
+log = structlog.get_logger()
+
+
+class Hearing:
+    """Hears commands, and has them carried out while this node leads.
+
+    Every root-manager hears them, and only the leader answers. Our clients send a question again
+    after a silence: while it waits it is one question. Afterwards its request id tells what it came
+    to (`Administration`).
+    """
+
+    def __init__(
+        self,
+        nc: Client,
+        administration: Administration,
+        *,
+        wake: Callable[[], None],
+    ) -> None:
+        self._nc = nc
+        self._administration = administration
+        self._wake = wake
+        self._waiting: dict[Key, tuple[Asked, list[str]]] = {}  # in the order in which they came
+
+    async def listen(self) -> None:
+        """Hear commands from now on."""
+        for subject in self._administration.subjects:
+            await self._nc.subscribe(subject, cb=self._heard)
+
+    def forget(self) -> None:
+        """Drop what waits: another node leads, and heard it as well."""
+        self._waiting.clear()
+
+    async def carry_out(self, turn: Turn) -> None:
+        """Carry out what waits, in order. Raises LedgerError: what is left waits."""
+        while self._waiting:
+            key, (asked, replies) = next(iter(self._waiting.items()))
+            try:
+                answer: Answer = (await self._administration.handle(turn, asked), None)
+            except RefusedError as refused:
+                answer = error_reply.encode(refused)
+            except (KeyStoreError, CertificateError) as error:
+                log.error("a command failed", subject=asked.subject, error=str(error))  # noqa: TRY400
+                answer = error_reply.encode(RefusedError("bad_config", str(error)))
+            except LedgerError:
+                self._waiting.pop(key, None)  # it is sent again, and may be decided already
+                raise
+            self._waiting.pop(key, None)
+            await self._send(replies, answer)
+
+    async def _heard(self, message: Msg) -> None:
+        if not may_answer(message.reply):
+            return
+        requester = requester_of(message.headers)
+        key = (message.subject, requester, hashlib.sha256(message.data).digest())
+        if key in self._waiting:
+            _, replies = self._waiting[key]
+            if message.reply not in replies and len(replies) < REPLIES_MAX:
+                replies.append(message.reply)
+        elif len(self._waiting) < QUEUED_MAX:
+            asked = Asked(subject=message.subject, body=message.data, requester=requester)
+            self._waiting[key] = (asked, [message.reply])
+            self._wake()
+
+    async def _send(self, replies: Sequence[str], answer: Answer) -> None:
+        body, headers = answer
+        for reply in replies:
+            try:
+                await self._nc.publish(reply, body, headers=headers)
+            except NatsError as error:  # who asked asks again
+                log.warning("an answer could not be sent", error=str(error) or repr(error))

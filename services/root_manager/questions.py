@@ -1,0 +1,147 @@
+"""What is asked of the CA manager and answered from the fold, whether its node leads or not.
+
+Every root-manager answers, and the first answer counts: a queue group would give a share of the
+questions to one that is stopped (nats.md, section 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from events.base import KeyId, Struct
+from events.subjects import Subjects
+from projections.authority import AuthorityState, List
+from services import error_reply
+from services.nats_access.asker import may_answer
+from services.pki import pem
+from services.refusals import RefusedError
+from services.root_manager import configuration
+from services.root_manager.roots import encoded
+
+LISTS_BYTES_MAX: Final = 700_000  # of one answer; lists beyond that are asked for one by one
+
+_UNINITIALIZED: Final = RefusedError(
+    "not_ready",
+    "CA is uninitialized: no root certificate",
+    retry_after=0.25,  # an authority is made in about that
+)
+
+
+class RevocationList(Struct, omit_defaults=True, rename="pascal"):
+    """A revocation list and its place in the ledger."""
+
+    issuer_key_id: str = msgspec.field(name="IssuerKeyID")  # as in `leaf.issued`
+    issuer: str  # root or intermediate
+    number: int
+    this_update: datetime
+    next_update: datetime
+    revoked: int
+    ledger_sequence: int
+    crl: str | None = msgspec.field(name="CRL", default=None)  # PEM; None: ask for it by its issuer
+
+
+class RevocationLists(Struct, rename="pascal"):
+    """The lists of every issuer that is trusted."""
+
+    ledger_sequence: int  # up to which the ledger was folded
+    lists: tuple[RevocationList, ...]
+
+
+class _WhichLists(Struct, forbid_unknown_fields=True):
+    issuer: KeyId | None = msgspec.field(name="Issuer", default=None)
+
+
+class Questions:
+    """Answers from what it was last shown."""
+
+    def __init__(self, nc: Client, subjects: Subjects) -> None:
+        self._nc = nc
+        self._state: AuthorityState | None = None
+        self._roots: bytes | None = None
+        self._answers: Mapping[str, Callable[[AuthorityState, bytes], bytes]] = {
+            subjects.roots_get: self._bundle,
+            subjects.config_get: _configuration,
+            subjects.crl_get: _lists,
+        }
+
+    async def show(self, state: AuthorityState) -> None:
+        """Answer from this state from now on.
+
+        Before the first state is known nothing is answered: "not ready" would be wrong.
+        """
+        began = self._state is None
+        if self._state is None or self._state.bundle_sequence != state.bundle_sequence:
+            self._roots = encoded(state)
+        self._state = state
+        if began:
+            for subject in self._answers:
+                await self._nc.subscribe(subject, cb=self._answer)
+
+    async def _answer(self, asked: Msg) -> None:
+        if not may_answer(asked.reply):
+            return
+        assert self._state is not None
+        try:
+            await self._nc.publish(
+                asked.reply, self._answers[asked.subject](self._state, asked.data)
+            )
+        except RefusedError as refused:
+            body, headers = error_reply.encode(refused)
+            await self._nc.publish(asked.reply, body, headers=headers)
+
+    def _bundle(self, _: AuthorityState, __: bytes) -> bytes:
+        if self._roots is None:
+            raise _UNINITIALIZED
+        return self._roots
+
+
+def _configuration(state: AuthorityState, _: bytes) -> bytes:
+    return msgspec.json.encode(configuration.told(state))
+
+
+def _lists(state: AuthorityState, body: bytes) -> bytes:
+    try:
+        wanted = msgspec.json.decode(body[:1024] or b"{}", type=_WhichLists).issuer
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise RefusedError("malformed", 'a question for lists is {"Issuer": KEY-ID}') from error
+    if state.configuration is None:
+        raise _UNINITIALIZED
+    if wanted is not None:
+        if wanted not in state.lists:
+            raise RefusedError("not_found", f"there is no revocation list of {wanted}")
+        told: tuple[RevocationList, ...] = (_told(state.lists[wanted], whole=True),)
+    else:
+        told = tuple(_all(state))
+    return msgspec.json.encode(RevocationLists(ledger_sequence=state.position, lists=told))
+
+
+def _all(state: AuthorityState) -> Iterator[RevocationList]:
+    """Yield the lists of who is trusted; those that do not fit any more without themselves."""
+    left = LISTS_BYTES_MAX
+    trusted = {root.published.key_id for root in state.roots.values()}
+    trusted |= {key_id for key_id, issuer in state.issuers.items() if issuer.root_id in state.roots}
+    for key_id, listed in state.lists.items():
+        if key_id in trusted:
+            whole = _told(listed, whole=True)
+            left -= len(whole.crl or "")
+            yield whole if left >= 0 else _told(listed, whole=False)
+
+
+def _told(listed: List, *, whole: bool) -> RevocationList:
+    issued = listed.issued
+    return RevocationList(
+        issuer_key_id=issued.issuer_key_id,
+        issuer=issued.issuer,
+        number=issued.number,
+        this_update=issued.this_update,
+        next_update=issued.next_update,
+        revoked=issued.revoked,
+        ledger_sequence=listed.sequence,
+        crl=pem.encode(issued.crl, "X509 CRL") if whole else None,
+    )

@@ -1,0 +1,161 @@
+"""A new root takes over in two appends: trusted first, then signing (architecture, section 5).
+
+Between the two the ledger says that a rotation is on its way; whoever leads then finishes it with
+the same steps, or gives it up.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+import structlog
+from msgspec.structs import replace
+
+from events.authority import CAConfig, RootPublished, RotationAborted, RotationStarted
+from events.base import Struct
+from projections.authority import AuthorityState
+from services.breakpoints import reached
+from services.keys.interface import PrivateKey
+from services.pki import certificates
+from services.refusals import RefusedError
+from services.root_manager.commands import AbortRotation, Activate, StartRotation
+from services.root_manager.decide import Acting
+from services.root_manager.tools import Tools, Turn
+
+NO_CROSS_SIGNING: Final = (
+    "The current CA Provider does not support cross-signing. You can try again with "
+    "ForceWithoutCrossSigningSet but this may cause disruption - see documentation for more."
+)  # Consul's text (section 3.10)
+
+log = structlog.get_logger()
+
+
+class NewRoot(Struct):
+    """A rotation as it was asked for."""
+
+    based_on: int  # sequence of the configuration that was looked at
+    config: CAConfig
+    given: PrivateKey | None = None
+    force_without_cross_signing: bool = False
+    reason: Literal["configured", "asked"]
+    wait_seconds: float = 0.0  # for verifiers to take the new root in, beyond its publication
+    request_id: str | None = None
+    requester: str | None = None
+
+
+class Rotations:
+    """Starts, finishes and gives up rotations."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def start(self, acting: Acting, new: NewRoot) -> bool:
+        """Publish a new root; return whether it was, or whether the ledger has moved on.
+
+        Raises RefusedError, KeyStoreError, CertificateError.
+        """
+        tools = self._tools
+        before = tools.state.active_root
+        made = await tools.ceremony.root(tools.names, new.config, given=new.given)
+        _check_new(tools.state, made.root)
+        root = made.root
+        if before is not None and not new.force_without_cross_signing:
+            root = replace(
+                root, cross_signed=await tools.ceremony.cross_signed(root, before.published)
+            )
+        now = tools.clock.now()
+        started = RotationStarted(
+            root_id=root.root_id,
+            reason=new.reason,
+            config=new.config,
+            force_without_cross_signing=new.force_without_cross_signing,
+            activate_at=now + timedelta(seconds=new.wait_seconds),
+            request_id=new.request_id,
+            requester=new.requester,
+        )
+        reached("rotation.made")
+        if not await tools.carry_out(
+            acting,
+            StartRotation(based_on=new.based_on, key=made.key, started=started, root=root),
+        ):
+            return False
+        reached("rotation.started")
+        log.info("a new root is trusted", root=root.root_id, activate_at=str(started.activate_at))
+        return True
+
+    async def go_on(self, turn: Turn) -> bool:
+        """Finish the rotation that is on its way, if it is time; return whether it was finished.
+
+        The bundle with the new root must be out before. Raises KeyStoreError.
+        """
+        tools = self._tools
+        rotation = tools.state.rotation
+        now = tools.clock.now()
+        if rotation is None or now < rotation.started.activate_at:
+            return False
+        started = rotation.started
+        root = tools.state.roots[started.root_id].published
+        leaf_signer = await tools.ceremony.leaf_signer(tools.names, started.config, root)
+        reached("rotation.leaf_signer_made")
+        command = Activate(root_id=root.root_id, leaf_signer=leaf_signer, now=now, alive=turn.alive)
+        if not await tools.carry_out(turn.acting, command):
+            return False
+        reached("rotation.activated")
+        log.info("CA rotated to new root under provider", root=root.root_id, provider="consul")
+        return True
+
+    async def abort(
+        self,
+        acting: Acting,
+        reason: str,
+        *,
+        request_id: str | None = None,
+        requester: str | None = None,
+    ) -> bool:
+        """Take the published root back; return whether there was one."""
+        rotation = self._tools.state.rotation
+        if rotation is None:
+            return False
+        aborted = RotationAborted(
+            root_id=rotation.started.root_id,
+            reason=reason,
+            request_id=request_id,
+            requester=requester,
+        )
+        if not await self._tools.carry_out(acting, AbortRotation(aborted=aborted)):
+            return False
+        log.warning("a rotation was given up", root=aborted.root_id, reason=reason)
+        return True
+
+
+def crossing_problem(root: RootPublished, config: CAConfig) -> str | None:
+    """Say why no root can be signed across by this one; None: one can.
+
+    Below it come the new root, and an intermediate where one signs leaves: that many CAs its path
+    length must allow (RFC 5280, 4.2.1.9; OpenSSL and GnuTLS refuse the chain otherwise).
+    """
+    length = certificates.path_length(root.certificate)
+    needed = 2 if config.leaf_signer == "intermediate" else 1
+    if length is not None and length < needed:
+        return f"root {root.root_id} has path length {length}, and it takes {needed} to sign across"
+    return None
+
+
+def expires_too_soon(not_after: datetime, config: CAConfig, now: datetime) -> bool:
+    """Say whether a root would expire before the first leaves below it do."""
+    return not_after < now + timedelta(seconds=config.leaf_cert_ttl_seconds)
+
+
+def _check_new(state: AuthorityState, root: RootPublished) -> None:
+    """Raise RefusedError for a root that is there already, or whose key is."""
+    for known in (*state.roots.values(), *state.pruned.values()):
+        if known.published.root_id == root.root_id:
+            raise RefusedError("conflict", f"root {root.root_id} is or was a root here")
+    for trusted in state.roots.values():
+        if trusted.published.key_id == root.key_id:
+            raise RefusedError(
+                "conflict",
+                f"root {trusted.published.root_id}, which is still trusted, has the same key: "
+                "its revocation list and the new root's could not be told apart; give another key",
+            )
