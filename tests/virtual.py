@@ -42,6 +42,7 @@ from services.signer.holdings import Holdings, changed
 from services.signer.work import Work
 from services.stamping import Stamper, source
 from tests.clocks import FixedClock
+from tests.crashing import APPENDS, KEY_STEPS, Fuse, fused
 from tests.factories import NOW, csr, leaf_key
 from tests.unit.services.root_manager.keys import KeysInMemory
 from tests.verifiers import pem_chain
@@ -87,6 +88,7 @@ class Datacenter:
         self.reissues: list[dict[str, Any]] = []
         self.published: list[tuple[bytes, ...]] = []  # the trust bundles that came out, in order
         self.first_configuration: Path | None = None
+        self.fuse = Fuse()  # of whoever leads: set it, and the CA manager crashes
         self._term = 0
         self._desks: dict[str, tuple[Desk, Holdings]] = {}
 
@@ -117,10 +119,10 @@ class Datacenter:
         )
         self.tools = Tools(
             datacenter="dc1",
-            ledger=self.ledger,
+            ledger=fused(self.ledger, self.fuse, APPENDS),
             follower=follower,
-            root_keys=self.root_keys,
-            signing_keys=self.signing_keys,
+            root_keys=fused(self.root_keys, self.fuse, KEY_STEPS),
+            signing_keys=fused(self.signing_keys, self.fuse, KEY_STEPS),
             index=self.index,
             stamper=stamper,
             clock=self.clock,
