@@ -85,18 +85,18 @@ class CaClient:
         with the same id and CSR is safe.
         """
         body = msgspec.json.encode(SigningRequest(request_id=request_id, csr=csr))
-        return await self._request(self.subjects.sign("service", service), body, timeout)
+        return await self.request(self.subjects.sign("service", service), body, timeout)
 
     async def lookup(
         self, service: str, *, request_id: str, timeout: float = ANSWER_SECONDS
     ) -> bytes:
         """Return what was issued for this id; raises RefusedError `not_found` where nothing was."""
         body = msgspec.json.encode(SigningRequest(request_id=request_id))
-        return await self._request(self.subjects.sign("service", service), body, timeout)
+        return await self.request(self.subjects.sign("service", service), body, timeout)
 
     async def roots(self, *, timeout: float = ANSWER_SECONDS) -> bytes:
         """Return the trust bundle, Consul's Roots JSON, as a root-manager holds it now."""
-        return await self._request(self.subjects.roots_get, b"", timeout)
+        return await self.request(self.subjects.roots_get, b"", timeout)
 
     async def stored_roots(self, *, timeout: float = ANSWER_SECONDS) -> bytes:
         """Return the trust bundle as it was last published; no root-manager is needed for it."""
@@ -203,7 +203,8 @@ class CaClient:
             return None
         return int(headers["Nats-Sequence"]), answer.data
 
-    async def _request(self, subject: str, body: bytes, timeout: float) -> bytes:
+    async def request(self, subject: str, body: bytes, timeout: float) -> bytes:
+        """Return the answer to a question; raises RefusedError where it says no."""
         answer, sendings = await self._ask(subject, body, timeout)
         if (error := error_of(answer)) is not None:
             raise (RefusedError if sendings == 1 else RefusedLateError)(

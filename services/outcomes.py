@@ -1,0 +1,55 @@
+"""What commands to the CA manager are answered with, as JSON in the names that Consul uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from events.base import KeyType, Struct
+
+Effect = Literal["initialise", "nothing", "configure", "rotate"]
+
+
+class Outcome(Struct, omit_defaults=True):
+    """What a command came to, as it is answered."""
+
+    outcome: str = msgspec.field(name="Outcome")
+    state: str = msgspec.field(name="State")  # Consul's state of the CA
+    modify_index: int = msgspec.field(name="ModifyIndex")  # of the configuration
+    ledger_sequence: int = msgspec.field(name="LedgerSequence")
+    root_id: str | None = msgspec.field(name="RootID", default=None)
+    activate_at: str | None = msgspec.field(name="ActivateAt", default=None)
+    live_leaves: int | None = msgspec.field(name="LiveLeaves", default=None)
+    identities: Mapping[str, int] | None = msgspec.field(name="Identities", default=None)
+
+
+class Change(Struct, rename="pascal"):
+    """A key of the configuration, as it is and as it would be."""
+
+    key: str
+    before: Any
+    after: Any
+
+
+class Planned(Struct, omit_defaults=True, rename="pascal"):
+    """What `config.set` would do with a configuration, and to whom; nothing was done."""
+
+    effect: Effect
+    state: str  # Consul's state of the CA
+    modify_index: int  # of the configuration that there is
+    ledger_sequence: int
+    problem: str | None = None  # why it would be refused
+    changes: tuple[Change, ...] = ()
+    private_key_type: KeyType  # of the root that would be active
+    private_key_bits: int
+    leaf_signer: Literal["intermediate", "root"]
+    cross_signed: bool = False  # the new root, by the old one
+    live_leaves: int  # not expired, of all roots that are trusted
+    broken_leaves: int = 0  # of them, not accepted by verifiers that hold only the new root
+    activate_at: datetime | None = None  # of the new root
+    prune_after: datetime | None = None  # the old root, once its last leaf has expired as well
+    effects: tuple[str, ...] = ()  # what happens, in words
+    warnings: tuple[str, ...] = ()
