@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from events.authority import LeafSigner
 from events.base import KeyType, Struct
+from events.leaves import RefusalCode
 
 Effect = Literal["initialise", "nothing", "configure", "rotate"]
 
@@ -34,6 +36,14 @@ class Change(Struct, rename="pascal"):
     after: Any
 
 
+class Verifier(Struct, rename="pascal"):
+    """Whether those who hold these roots accept the leaves there are, and those that come."""
+
+    holds: Literal["the new bundle", "the bundle of before", "the new root alone"]
+    live_leaves: bool
+    new_leaves: bool
+
+
 class Planned(Struct, omit_defaults=True, rename="pascal"):
     """What `config.set` would do with a configuration, and to whom; nothing was done."""
 
@@ -41,15 +51,17 @@ class Planned(Struct, omit_defaults=True, rename="pascal"):
     state: str  # Consul's state of the CA
     modify_index: int  # of the configuration that there is
     ledger_sequence: int
+    problem_code: RefusalCode | None = None
     problem: str | None = None  # why it would be refused
     changes: tuple[Change, ...] = ()
     private_key_type: KeyType  # of the root that would be active
     private_key_bits: int
-    leaf_signer: Literal["intermediate", "root"]
+    leaf_signer: LeafSigner
     cross_signed: bool = False  # the new root, by the old one
     live_leaves: int  # not expired, of all roots that are trusted
-    broken_leaves: int = 0  # of them, not accepted by verifiers that hold only the new root
+    leaves_as_of: int  # sequence up to which they were counted
+    verifiers: tuple[Verifier, ...] = ()  # where the root is to change
     activate_at: datetime | None = None  # of the new root
     prune_after: datetime | None = None  # the old root, once its last leaf has expired as well
     effects: tuple[str, ...] = ()  # what happens, in words
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # what an operator may not expect

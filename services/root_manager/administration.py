@@ -7,7 +7,7 @@ of the first time and is not carried out twice.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -17,9 +17,12 @@ from events.base import RequestId, Struct
 from events.revocation import RevocationReason
 from events.subjects import Subjects
 from projections.authority import AuthorityState
+from services.outcomes import Outcome, Planned
 from services.refusals import RefusedError
 from services.root_manager import configuration
 from services.root_manager.commands import Configure
+from services.root_manager.configuration import Wanted
+from services.root_manager.foretelling import foretold
 from services.root_manager.manager import CaManager
 from services.root_manager.planning import Plan, plan
 from services.root_manager.pruning import issuers_below
@@ -34,19 +37,6 @@ class Asked(Struct):
     subject: str
     body: bytes
     requester: str | None  # NATS user key of who asked, as the server told it
-
-
-class Outcome(Struct, omit_defaults=True):
-    """What a command came to, as it is answered."""
-
-    outcome: str = msgspec.field(name="Outcome")
-    state: str = msgspec.field(name="State")  # Consul's state of the CA
-    modify_index: int = msgspec.field(name="ModifyIndex")  # of the configuration
-    ledger_sequence: int = msgspec.field(name="LedgerSequence")
-    root_id: str | None = msgspec.field(name="RootID", default=None)
-    activate_at: str | None = msgspec.field(name="ActivateAt", default=None)
-    live_leaves: int | None = msgspec.field(name="LiveLeaves", default=None)
-    identities: Mapping[str, int] | None = msgspec.field(name="Identities", default=None)
 
 
 class _Command(Struct, forbid_unknown_fields=True, rename="pascal"):
@@ -83,8 +73,9 @@ class Administration:
     def __init__(self, manager: CaManager, subjects: Subjects) -> None:
         self._manager = manager
         self._tools = manager.tools
-        self._handlers: Mapping[str, Callable[[Turn, Asked], Awaitable[Outcome]]] = {
+        self._handlers: Mapping[str, Callable[[Turn, Asked], Awaitable[Struct]]] = {
             subjects.config_set: self._configure,
+            subjects.config_plan: self._plan,
             subjects.rotation_start: self._rotate,
             subjects.rotation_abort: self._abort,
             subjects.roots_prune: self._prune,
@@ -101,17 +92,30 @@ class Administration:
         await self._tools.follower.catch_up()
         return msgspec.json.encode(await self._handlers[asked.subject](turn, asked))
 
-    async def _configure(self, turn: Turn, asked: Asked) -> Outcome:
-        wanted = configuration.read(
+    async def _plan(self, _: Turn, asked: Asked) -> Planned:
+        """Say what `config.set` would do with the same; nothing is made or appended."""
+        tools, state = self._tools, self._tools.state
+        wanted, now = self._wanted(asked), tools.clock.now()
+        planned = (
+            Plan(effect="nothing")
+            if self._is_done(wanted.request_id)
+            else plan(state, wanted, now=now)
+        )
+        issuers = [issuer for root_id in state.roots for issuer in issuers_below(state, root_id)]
+        live = tools.index.live(issuers, now=now)
+        return foretold(state, wanted, planned, live=live, now=now)
+
+    def _wanted(self, asked: Asked) -> Wanted:
+        return configuration.read(
             asked.body, current=_config(self._tools.state), now=self._tools.clock.now()
         )
+
+    async def _configure(self, turn: Turn, asked: Asked) -> Outcome:
+        wanted = self._wanted(asked)
         if self._is_done(wanted.request_id):
             return await self._rotated(turn, "done", wanted.request_id)
-        state = self._tools.state
-        if wanted.modify_index not in (0, state.configured):
-            raise RefusedError("conflict", "ModifyIndex did not match existing")
-        self._check_free()
-        planned = plan(state, wanted.config, force=wanted.force_without_cross_signing)
+        planned = plan(self._tools.state, wanted, now=self._tools.clock.now())
+        _check(planned)
         match planned.effect:
             case "initialise":
                 self._manager.attempts.forgive()
@@ -121,23 +125,10 @@ class Administration:
             case "configure":
                 await self._reconfigure(turn, wanted, planned)
             case "rotate":
-                return await self._start(
-                    turn,
-                    NewRoot(
-                        based_on=state.configured,
-                        config=wanted.config,
-                        given=wanted.private_key,
-                        force_without_cross_signing=wanted.force_without_cross_signing,
-                        reason="configured",
-                        wait_seconds=wanted.wait_seconds,
-                        request_id=wanted.request_id,
-                        requester=asked.requester,
-                    ),
-                    planned,
-                )
+                return await self._start(turn, asked, wanted, reason="configured")
         return self._outcome("configured")
 
-    async def _reconfigure(self, turn: Turn, wanted: configuration.Wanted, planned: Plan) -> None:
+    async def _reconfigure(self, turn: Turn, wanted: Wanted, planned: Plan) -> None:
         """Change the configuration under the same root: nothing of the root is touched (H7, H22).
 
         Raises RefusedError `conflict` where it was changed meanwhile.
@@ -176,30 +167,29 @@ class Administration:
         before = _config(state)
         if before is None:
             raise RefusedError("busy", f'CA is in state "{state.ca_state}"')
-        self._check_free()
-        if before.root_certificates or before.given_key_id is not None:
-            raise RefusedError(
-                "bad_config",
-                "the root's key was given: set a configuration with another key, or without one",
-            )
-        planned = plan(state, before, force=command.force_without_cross_signing, rotate=True)
-        return await self._start(
-            turn,
-            NewRoot(
-                based_on=state.configured,
-                config=before,
-                force_without_cross_signing=command.force_without_cross_signing,
-                reason="asked",
-                wait_seconds=command.wait_seconds,
-                request_id=command.request_id,
-                requester=asked.requester,
-            ),
-            planned,
+        wanted = Wanted(
+            config=before,
+            force_without_cross_signing=command.force_without_cross_signing,
+            wait_seconds=command.wait_seconds,
+            request_id=command.request_id,
         )
+        planned = plan(state, wanted, now=self._tools.clock.now(), rotate=True)
+        _check(planned)
+        return await self._start(turn, asked, wanted, reason="asked")
 
-    async def _start(self, turn: Turn, new: NewRoot, planned: Plan) -> Outcome:
-        if planned.problem is not None:
-            raise RefusedError("bad_config", planned.problem)
+    async def _start(
+        self, turn: Turn, asked: Asked, wanted: Wanted, *, reason: Literal["configured", "asked"]
+    ) -> Outcome:
+        new = NewRoot(
+            based_on=self._tools.state.configured,
+            config=wanted.config,
+            given=wanted.private_key,
+            force_without_cross_signing=wanted.force_without_cross_signing,
+            reason=reason,
+            wait_seconds=wanted.wait_seconds,
+            request_id=wanted.request_id,
+            requester=asked.requester,
+        )
         if not await self._manager.rotations.start(turn.acting, new):
             raise _moved_on()
         self._manager.attempts.forgive()
@@ -303,12 +293,6 @@ class Administration:
     def _is_done(self, request_id: str | None) -> bool:
         return request_id is not None and request_id in self._tools.state.requests
 
-    def _check_free(self) -> None:
-        """Raise RefusedError `busy` while a rotation is on its way (Consul's text, 3.1)."""
-        state = self._tools.state.ca_state
-        if state == "RECONFIGURING":
-            raise RefusedError("busy", f'CA is already in state "{state}"')
-
     def _outcome(self, outcome: str, **details: Any) -> Outcome:
         state = self._tools.state
         active = state.active_root
@@ -334,6 +318,12 @@ def _read(body: bytes, kind: type[C]) -> C:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise RefusedError("malformed", f"not a command that is known here: {error}") from error
+
+
+def _check(planned: Plan) -> None:
+    """Raise RefusedError where something stands against it."""
+    if planned.problem is not None:
+        raise RefusedError(planned.problem.code, planned.problem.message)
 
 
 def _moved_on() -> RefusedError:

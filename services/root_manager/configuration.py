@@ -98,11 +98,25 @@ def told(state: AuthorityState) -> Told:
         raise RefusedError("not_ready", "CA is uninitialized: no configuration", retry_after=0.25)
     return Told(
         provider=configuration.provider,
-        config=_shown(configuration.config),
+        config=shown(configuration.config),
         force_without_cross_signing=configuration.force_without_cross_signing,
         create_index=state.first_configured,
         modify_index=state.configured,
     )
+
+
+def shown(config: CAConfig) -> dict[str, Any]:
+    """Return Consul's `Config` of it. Of a private key it has only the id (H12)."""
+    told = {
+        name: field.show(getattr(config, field.attribute))
+        for name, field in _CONFIG.items()
+        if field.attribute is not None and field.show is not None
+    }
+    if config.given_key_id is not None:
+        told["PrivateKey"] = KEY_REFERENCE + config.given_key_id
+    if config.root_certificates:
+        told["RootCert"] = "".join(map(pem.encode, config.root_certificates))
+    return told
 
 
 def initial(section: InitialSection, *, now: datetime) -> Wanted:
@@ -245,19 +259,6 @@ def _check_root(config: CAConfig, key: PrivateKey, now: datetime) -> None:
 
 
 # How each value is read, and shown again.
-
-
-def _shown(config: CAConfig) -> dict[str, Any]:
-    shown = {
-        name: field.show(getattr(config, field.attribute))
-        for name, field in _CONFIG.items()
-        if field.attribute is not None and field.show is not None
-    }
-    if config.given_key_id is not None:
-        shown["PrivateKey"] = KEY_REFERENCE + config.given_key_id
-    if config.root_certificates:
-        shown["RootCert"] = "".join(map(pem.encode, config.root_certificates))
-    return shown
 
 
 def _go(seconds: int) -> str:

@@ -1,16 +1,22 @@
-"""What a configuration would change, and what stands against it: pure, nothing is appended."""
+"""What a configuration would change, and what stands against it: pure, nothing is appended.
+
+`config.set` does what is said here, and `config.plan` only says it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal
+from datetime import datetime
+from typing import Final
 
-from events.authority import CAConfig
+from events.authority import CAConfig, RootPublished
 from events.base import Struct
+from events.leaves import RefusalCode
 from projections.authority import AuthorityState
+from services.outcomes import Effect
+from services.pki import certificates
 from services.root_manager import rotation
-
-Effect = Literal["initialise", "nothing", "configure", "rotate"]
+from services.root_manager.configuration import Wanted
 
 ROOT_FIELDS: Final = (
     "private_key_type",
@@ -21,38 +27,43 @@ ROOT_FIELDS: Final = (
 """What makes another root of it, as in Consul's built-in provider (section 1.6)."""
 
 
+class Problem(Struct):
+    """Why a command is refused."""
+
+    code: RefusalCode
+    message: str
+
+
 class Plan(Struct):
     """What `config.set` would do."""
 
     effect: Effect
-    changes: tuple[str, ...]  # fields that differ
-    leaf_signer_changes: bool  # without another root
-    problem: str | None  # why it would be refused
-    crossed: bool  # the new root is signed by the old one
+    changes: tuple[str, ...] = ()  # fields that differ
+    leaf_signer_changes: bool = False  # without another root
+    problem: Problem | None = None
+    crossed: bool = False  # the new root is signed by the old one
 
 
-def plan(
-    state: AuthorityState, config: CAConfig, *, force: bool = False, rotate: bool = False
-) -> Plan:
+def plan(state: AuthorityState, wanted: Wanted, *, now: datetime, rotate: bool = False) -> Plan:
     """Return what a configuration leads to; `rotate`: to a new root even if nothing changes."""
     if state.configuration is None:
-        return Plan(
-            effect="initialise", changes=(), leaf_signer_changes=False, problem=None, crossed=False
-        )
-    before = state.configuration.config
-    changes = tuple(changed_fields(before, config))
+        return Plan(effect="initialise", problem=_not_now(state, wanted))
+    config = wanted.config
+    changes = tuple(changed_fields(state.configuration.config, config))
     other_root = rotate or any(field in changes for field in ROOT_FIELDS)
-    effect: Effect = "rotate" if other_root else "configure" if changes else "nothing"
     active = state.active_root
-    problem = None
-    if other_root and active is not None and not force:
-        problem = rotation.crossing_problem(active.published, config)
+    problem = _not_now(state, wanted)
+    if problem is None and active is not None:
+        if other_root:
+            problem = _of_another_root(state, wanted, active.published, rotate=rotate)
+        else:
+            problem = _of_this_root(active.published, state.configuration.config, config, now)
     return Plan(
-        effect=effect,
+        effect="rotate" if other_root else "configure" if changes else "nothing",
         changes=changes,
         leaf_signer_changes=not other_root and "leaf_signer" in changes,
-        problem=f"{rotation.NO_CROSS_SIGNING} ({problem})" if problem is not None else None,
-        crossed=other_root and active is not None and not force,
+        problem=problem,
+        crossed=other_root and active is not None and not wanted.force_without_cross_signing,
     )
 
 
@@ -61,3 +72,68 @@ def changed_fields(before: CAConfig, after: CAConfig) -> Iterator[str]:
     for field in CAConfig.__struct_fields__:
         if getattr(before, field) != getattr(after, field):
             yield field
+
+
+def _not_now(state: AuthorityState, wanted: Wanted) -> Problem | None:
+    """Say why nothing can be configured now, whatever it is (Consul's texts, 3.1 and 3.9)."""
+    if wanted.modify_index not in (0, state.configured):
+        return Problem(code="conflict", message="ModifyIndex did not match existing")
+    if state.ca_state == "RECONFIGURING":
+        return Problem(code="busy", message=f'CA is already in state "{state.ca_state}"')
+    return None
+
+
+def _of_another_root(
+    state: AuthorityState, wanted: Wanted, active: RootPublished, *, rotate: bool
+) -> Problem | None:
+    """Say why no rotation to this can begin."""
+    given = wanted.config.root_certificates
+    if rotate and (given or wanted.config.given_key_id is not None):
+        return Problem(
+            code="bad_config",
+            message="the root's key was given: set a configuration with another key, or without "
+            "one",
+        )
+    known = rotation.known_problem(
+        state,
+        root_id=certificates.root_id(given[0]) if given else None,
+        key_id=wanted.config.given_key_id,
+    )
+    if known is not None:
+        return Problem(code="conflict", message=known)
+    if wanted.force_without_cross_signing:
+        return None
+    crossing = rotation.crossing_problem(active, wanted.config)
+    if crossing is not None:
+        return Problem(code="bad_config", message=f"{rotation.NO_CROSS_SIGNING} ({crossing})")
+    return None
+
+
+def _of_this_root(
+    root: RootPublished, before: CAConfig, config: CAConfig, now: datetime
+) -> Problem | None:
+    """Say why this cannot be changed under the root that there is.
+
+    The same would be refused of a root that is given anew. What was so before is no reason not to
+    change something else.
+    """
+    length = certificates.path_length(root.certificate)
+    if config.leaf_signer == "intermediate" != before.leaf_signer and length == 0:
+        return Problem(
+            code="bad_config",
+            message="the root's path length is 0: no intermediate may stand below it (keep "
+            "LeafSigner at root, or give another root)",
+        )
+    longer = config.leaf_cert_ttl_seconds > before.leaf_cert_ttl_seconds
+    if longer and config.root_certificates and rotation.expires_too_soon(ends(root), config, now):
+        return Problem(
+            code="bad_config",
+            message=f"the root, or one above it, expires at {ends(root)}, before its leaves do",
+        )
+    return None
+
+
+def ends(root: RootPublished) -> datetime:
+    """Return when a root, or one above it, expires."""
+    above = (certificates.load(certificate).not_valid_after_utc for certificate in root.chain)
+    return min(root.not_after, *above)

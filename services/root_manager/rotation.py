@@ -58,8 +58,10 @@ class Rotations:
         tools = self._tools
         before = tools.state.active_root
         made = await tools.ceremony.root(tools.names, new.config, given=new.given)
-        _check_new(tools.state, made.root)
         root = made.root
+        known = known_problem(tools.state, root_id=root.root_id, key_id=root.key_id)
+        if known is not None:
+            raise RefusedError("conflict", known)
         if before is not None and not new.force_without_cross_signing:
             root = replace(
                 root, cross_signed=await tools.ceremony.cross_signed(root, before.published)
@@ -132,14 +134,21 @@ class Rotations:
 def crossing_problem(root: RootPublished, config: CAConfig) -> str | None:
     """Say why no root can be signed across by this one; None: one can.
 
-    Below it come the new root, and an intermediate where one signs leaves: that many CAs its path
-    length must allow (RFC 5280, 4.2.1.9; OpenSSL and GnuTLS refuse the chain otherwise).
+    OpenSSL and GnuTLS refuse the chain otherwise.
     """
     length = certificates.path_length(root.certificate)
-    needed = 2 if config.leaf_signer == "intermediate" else 1
+    needed = cas_to_cross(config)
     if length is not None and length < needed:
         return f"root {root.root_id} has path length {length}, and it takes {needed} to sign across"
     return None
+
+
+def cas_to_cross(config: CAConfig) -> int:
+    """Return how many CAs come below a root that signs another (RFC 5280, 4.2.1.9).
+
+    The new root, and an intermediate where one signs leaves: its path length must allow them.
+    """
+    return 2 if config.leaf_signer == "intermediate" else 1
 
 
 def expires_too_soon(not_after: datetime, config: CAConfig, now: datetime) -> bool:
@@ -147,15 +156,16 @@ def expires_too_soon(not_after: datetime, config: CAConfig, now: datetime) -> bo
     return not_after < now + timedelta(seconds=config.leaf_cert_ttl_seconds)
 
 
-def _check_new(state: AuthorityState, root: RootPublished) -> None:
-    """Raise RefusedError for a root that is there already, or whose key is."""
-    for known in (*state.roots.values(), *state.pruned.values()):
-        if known.published.root_id == root.root_id:
-            raise RefusedError("conflict", f"root {root.root_id} is or was a root here")
+def known_problem(
+    state: AuthorityState, *, root_id: str | None = None, key_id: str | None = None
+) -> str | None:
+    """Say why a root cannot be a new one: it is there already, or its key is; None: it can."""
+    if root_id in state.roots or root_id in state.pruned:
+        return f"root {root_id} is or was a root here"
     for trusted in state.roots.values():
-        if trusted.published.key_id == root.key_id:
-            raise RefusedError(
-                "conflict",
+        if trusted.published.key_id == key_id:
+            return (
                 f"root {trusted.published.root_id}, which is still trusted, has the same key: "
-                "its revocation list and the new root's could not be told apart; give another key",
+                "its revocation list and the new root's could not be told apart; give another key"
             )
+    return None

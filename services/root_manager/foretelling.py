@@ -1,0 +1,180 @@
+"""What a plan means to those who run the mesh: in numbers, in words, and for whom it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from projections.authority import AuthorityState
+from projections.issuance import LiveLeaves
+from services.outcomes import Change, Planned, Verifier
+from services.pki import certificates
+from services.root_manager import rotation
+from services.root_manager.configuration import Wanted, shown
+from services.root_manager.planning import Plan, ends
+
+
+def foretold(
+    state: AuthorityState, wanted: Wanted, plan: Plan, *, live: LiveLeaves, now: datetime
+) -> Planned:
+    """Return what a plan leads to. No secret is in it (H12)."""
+    config = wanted.config
+    rotates = plan.effect == "rotate"
+    active_at = now + timedelta(seconds=wanted.wait_seconds)
+    return Planned(
+        effect=plan.effect,
+        state=state.ca_state,
+        modify_index=state.configured,
+        ledger_sequence=state.position,
+        problem_code=plan.problem.code if plan.problem is not None else None,
+        problem=plan.problem.message if plan.problem is not None else None,
+        changes=tuple(_changes(state, wanted)) if plan.changes else (),
+        private_key_type=config.private_key_type,
+        private_key_bits=config.private_key_bits,
+        leaf_signer=config.leaf_signer,
+        cross_signed=plan.crossed,
+        live_leaves=live.count,
+        leaves_as_of=live.position,
+        verifiers=_verifiers(crossed=plan.crossed) if rotates else (),
+        activate_at=active_at if rotates else None,
+        prune_after=(
+            active_at + 2 * timedelta(seconds=config.leaf_cert_ttl_seconds)  # as `pruning` does
+            if rotates
+            else None
+        ),
+        effects=tuple(_effects(state, wanted, plan, live.count, active_at)),
+        warnings=tuple(_warnings(state, wanted, plan, now)),
+    )
+
+
+def _changes(state: AuthorityState, wanted: Wanted) -> Iterator[Change]:
+    """Yield the keys that differ, as operators write them."""
+    assert state.configuration is not None
+    before, after = shown(state.configuration.config), shown(wanted.config)
+    for key in dict.fromkeys((*before, *after)):
+        if before.get(key) != after.get(key):
+            yield Change(key=key, before=before.get(key), after=after.get(key))
+
+
+def _verifiers(*, crossed: bool) -> tuple[Verifier, ...]:
+    """Say who accepts what once another root is active.
+
+    The old root stays in the bundle, so whoever takes the new bundle loses nothing. The new root's
+    certificate that the old one signed goes with each new leaf, for those who are late.
+    """
+    return (
+        Verifier(holds="the new bundle", live_leaves=True, new_leaves=True),
+        Verifier(holds="the bundle of before", live_leaves=True, new_leaves=crossed),
+        Verifier(holds="the new root alone", live_leaves=False, new_leaves=True),
+    )
+
+
+def _effects(
+    state: AuthorityState, wanted: Wanted, plan: Plan, live: int, active_at: datetime
+) -> Iterator[str]:
+    config = wanted.config
+    match plan.effect:
+        case "nothing":
+            yield "nothing changes"
+        case "initialise":
+            yield f"the first authority is made: {_root(wanted)}"
+            yield _signer(wanted)
+        case "rotate":
+            yield f"another root is published: {_root(wanted)}"
+            waits = wanted.wait_seconds > 0
+            yield f"it is active {f'at {_moment(active_at)}' if waits else 'at once'}"
+            yield _signer(wanted)
+            yield (
+                f"{live} live leaves keep verifying: the old root stays in the trust bundle for "
+                "twice LeafCertTTL, and until the last leaf below it has expired"
+            )
+            if plan.crossed:
+                yield (
+                    "verifiers that are late with the new bundle accept new leaves: the new root "
+                    "is signed by the old one as well"
+                )
+        case "configure":
+            yield f"the root stays; {live} live leaves keep verifying, and their own lives"
+            if plan.leaf_signer_changes:
+                yield f"from the next leaf on: {_signer(wanted)}"
+            for field, words in _LATER.items():
+                if field in plan.changes:
+                    yield words
+    if plan.effect != "nothing" and config.csr_max_per_second == 0:
+        yield "requests are signed without a limit of their rate"
+
+
+_LATER = {
+    "leaf_cert_ttl_seconds": "leaves have the new life from the next one on",
+    "intermediate_cert_ttl_seconds": "the next intermediate has the new life",
+    "root_cert_ttl_seconds": "the next root has the new life",
+}
+
+
+def _root(wanted: Wanted) -> str:
+    config = wanted.config
+    if config.root_certificates:
+        return f"the one that is given, {certificates.root_id(config.root_certificates[0])}"
+    origin = "the key that is given" if config.given_key_id is not None else "a new key"
+    return f"of {origin} ({config.private_key_type} {config.private_key_bits})"
+
+
+def _signer(wanted: Wanted) -> str:
+    if wanted.config.leaf_signer == "root":
+        return "the root itself signs leaves: signers get its key, sealed"
+    return "a new intermediate signs leaves"
+
+
+def _warnings(state: AuthorityState, wanted: Wanted, plan: Plan, now: datetime) -> Iterator[str]:
+    config = wanted.config
+    if plan.effect == "nothing":
+        return
+    active = state.active_root
+    if plan.effect == "rotate" and not plan.crossed:
+        yield (
+            "the new root is not signed by the old one: verifiers that do not have the new bundle "
+            "when it becomes active refuse every leaf from then on"
+            + ("" if wanted.wait_seconds else " (give them time: WaitSeconds)")
+        )
+    if plan.effect == "rotate" and plan.crossed and active is not None:
+        end = ends(active.published)
+        if rotation.expires_too_soon(end, config, now):
+            yield f"the old root expires at {_moment(end)}, and its signature of the new one then"
+    if plan.effect == "configure" and active is not None:
+        yield from _of_lives(state, wanted, ends(active.published), now)
+    yield from _of_the_next_rotation(state, wanted, plan)
+
+
+def _of_lives(state: AuthorityState, wanted: Wanted, end: datetime, now: datetime) -> Iterator[str]:
+    """Warn of leaves that cannot live as long as they are to: an issuer is outlived by none."""
+    config = wanted.config
+    if rotation.expires_too_soon(end, config, now):
+        yield f"the root expires at {_moment(end)}: until another one is active, leaves end then"
+        return
+    issuer = state.issuer
+    if issuer is None or config.leaf_signer == "root":
+        return
+    end = certificates.load(issuer.certificate).not_valid_after_utc
+    if rotation.expires_too_soon(end, config, now):
+        yield f"leaves end at {_moment(end)}, with the intermediate, until that is renewed"
+
+
+def _of_the_next_rotation(state: AuthorityState, wanted: Wanted, plan: Plan) -> Iterator[str]:
+    """Warn of a root that cannot sign another one."""
+    if plan.effect == "configure" and state.active_root is not None:
+        certificate = state.active_root.published.certificate
+    elif wanted.config.root_certificates:
+        certificate = wanted.config.root_certificates[0]
+    else:
+        return  # those that are made here have no path length
+    length = certificates.path_length(certificate)
+    needed = rotation.cas_to_cross(wanted.config)
+    if length is not None and length < needed:
+        yield (
+            f"the root has path length {length} and cannot sign another root ({needed} would do): "
+            "the next rotation takes ForceWithoutCrossSigning"
+        )
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%SZ}"
