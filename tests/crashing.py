@@ -15,25 +15,32 @@ class CrashError(BaseException):
     """The process is no more. Nothing that catches an `Exception` sees it."""
 
 
+async def crash() -> None:
+    """End the process."""
+    raise CrashError
+
+
 class Fuse:
     """Counts the steps that are left before the crash; not set, there is none."""
 
     def __init__(self) -> None:
         self.left: int | None = None
+        self.end: Callable[[], Awaitable[None]] = crash  # or what else happens then
 
     @property
     def blown(self) -> bool:
         """Say whether nothing is left to crash: it did, or nobody asked for it."""
         return self.left is None
 
-    def burn(self) -> None:
-        """Take one step. Raises CrashError at the last."""
+    async def burn(self) -> None:
+        """Take one step; at the last comes the end, which raises CrashError."""
         if self.left is None:
             return
         if self.left == 0:
             self.left = None
-            raise CrashError
-        self.left -= 1
+            await self.end()
+        else:
+            self.left -= 1
 
 
 def fused(real: T, fuse: Fuse, steps: frozenset[str]) -> T:
@@ -56,9 +63,9 @@ class _Fused:
 
     def _burning(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def burning(*args: Any, **kwargs: Any) -> Any:
-            self._fuse.burn()
+            await self._fuse.burn()
             result = await call(*args, **kwargs)
-            self._fuse.burn()
+            await self._fuse.burn()
             return result
 
         return burning

@@ -218,9 +218,9 @@ class Datacenter:
         return trust_anchors(self.state)
 
     async def _tell(self, body: bytes) -> None:
-        self.fuse.burn()
+        await self.fuse.burn()
         self.reissues.append(json.loads(body))
-        self.fuse.burn()
+        await self.fuse.burn()
 
     def _initial(self) -> Wanted:
         section = InitialSection(csr_max_per_second=0, ca_config=self.first_configuration)
@@ -229,9 +229,9 @@ class Datacenter:
     async def _publish(self, _: Turn) -> None:
         anchors = trust_anchors(self.state)
         if anchors and (not self.published or self.published[-1] != anchors):
-            self.fuse.burn()
+            await self.fuse.burn()
             self.published.append(anchors)
-            self.fuse.burn()
+            await self.fuse.burn()
 
 
 def trust_anchors(state: AuthorityState) -> tuple[bytes, ...]:
