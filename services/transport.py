@@ -11,6 +11,7 @@ import os
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -294,6 +295,13 @@ class _Client(Client):
         self._log.error("the server closed the connection", error=str(self.last_error))
         if self._on_closed is not None:
             self._on_closed(_explain(self.last_error or ConnectionError(), self._route.servers))
+
+
+def server_not_after(nc: Client) -> datetime | None:
+    """Return until when the certificate is valid that the server showed; None without TLS."""
+    by = nc._transport  # noqa: SLF001 - ours, see `_Client`
+    told = by.peer_certificate if isinstance(by, Transport) else None
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(told["notAfter"]), UTC) if told else None
 
 
 def _inbox_prefix(creds: Path | None) -> str:

@@ -153,6 +153,13 @@ class Transport(TcpTransport):
             connect_timeout,
         )
 
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """Return the server's certificate as `ssl` decodes it, of the last handshake; or None."""
+        writer = self._io_writer
+        told: dict[str, Any] | None = writer.get_extra_info("peercert") if writer else None
+        return told
+
     async def connect_tls(
         self,
         uri: str | ParseResult,
