@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +11,14 @@ from msgspec import Meta
 from events.authority import RATE_MAX
 from events.base import Struct
 from services.pki.spiffe import check_trust_domain
+
+METRICS_PORTS: Final = {  # above the base port
+    "leader-elector": 0,
+    "root-manager": 1,
+    "replicator": 2,
+    "signer": 3,  # of slot 0
+}
+METRICS_PORT_MAX: Final = 65_000  # of the base
 
 
 class ConfigError(Exception):
@@ -81,6 +89,19 @@ class EmbeddedSection(Section):
         return f"{'tls' if self.tls else 'nats'}://{host}:{self.port}"
 
 
+class MetricsSection(Section):
+    """Where each of the node's workers tells its metrics and its health, over HTTP."""
+
+    address: str = "127.0.0.1"  # one that others reach needs no secret: nothing there is one
+    base_port: Annotated[int, Meta(ge=1, le=METRICS_PORT_MAX)] | None = None  # None: nowhere
+
+    def port(self, worker: str, slot: int) -> int | None:
+        """Return a worker's own port: `base_port` is the leader-elector's, the others follow it."""
+        if self.base_port is None:
+            return None
+        return self.base_port + METRICS_PORTS[worker] + (slot if worker == "signer" else 0)
+
+
 class NodeConfig(Section):
     """All of it. Relative paths are relative to the file's own folder."""
 
@@ -91,6 +112,7 @@ class NodeConfig(Section):
     keys: KeysSection
     initial: InitialSection = InitialSection()
     embedded: EmbeddedSection | None = None
+    metrics: MetricsSection = MetricsSection()
     lease_seconds: Annotated[int, Meta(ge=1, le=60)] = 3  # of the leader's and the signers' leases
     duplicate_window_seconds: Annotated[int, Meta(ge=2, le=86_400)] = 600
     """Of the ledger's stream, as it was made; an append without an answer is sent again for half of

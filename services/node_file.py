@@ -16,7 +16,14 @@ from events.base import Struct
 from events.subjects import check_datacenter
 from services import config
 from services.breakpoints import reached
-from services.config import EmbeddedSection, InitialSection, KeysSection, NatsSection, NodeConfig
+from services.config import (
+    EmbeddedSection,
+    InitialSection,
+    KeysSection,
+    MetricsSection,
+    NatsSection,
+    NodeConfig,
+)
 from services.nats_access import addresses, route, server_process
 from services.nats_access.files import write_atomically
 from services.nats_access.layout import NatsLayout
@@ -203,6 +210,13 @@ def write(data: Path, node: NodeConfig) -> None:
         *([f"trust_domain = {_text(trust_domain)}"] if trust_domain else []),
         f"csr_max_per_second = {node.initial.csr_max_per_second:.15g}",
     ]
+    if node.metrics != MetricsSection():
+        lines += [
+            "",
+            "[metrics]  # of each worker, over HTTP",
+            f"address = {_text(node.metrics.address)}",
+            *([f"base_port = {port}"] if (port := node.metrics.base_port) else []),
+        ]
     if node.embedded is not None:
         lines += [
             "",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import structlog
+from msgspec.structs import replace
 
 LogFormat = Literal["plain", "color", "json"]
 
@@ -69,8 +70,12 @@ def run_worker(
     slot: int = 0,
     style: LogFormat = "plain",
     with_parent: bool = False,
+    metrics_port: int | None = None,
 ) -> Ended:
-    """Run one worker until SIGTERM or SIGINT; `with_parent`: also until stdin ends."""
+    """Run one worker until SIGTERM or SIGINT; `with_parent`: also until stdin ends.
+
+    `metrics_port`: the node's base port, where it is not the configuration's.
+    """
     from services.startup import StoppedError
 
     log_to_stderr(style=style)
@@ -80,7 +85,7 @@ def run_worker(
         return Ended.USAGE
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(worker, config_file, slot, style, with_parent))
+            runner.run(_run(worker, config_file, slot, style, with_parent, metrics_port))
     except StoppedError:
         return Ended.STOPPED
     except Exception as error:  # the one place of the process that takes all; see `judge`
@@ -94,11 +99,18 @@ def run_worker(
 
 
 async def _run(
-    worker: str, config_file: Path, slot: int, style: LogFormat, with_parent: bool
+    worker: str,
+    config_file: Path,
+    slot: int,
+    style: LogFormat,
+    with_parent: bool,
+    metrics_port: int | None,
 ) -> None:
     from services import config
 
     loaded = config.load(config_file)
+    if metrics_port is not None:
+        loaded = replace(loaded, metrics=replace(loaded.metrics, base_port=metrics_port))
     if style == "json":  # else it stands in front of each line, or the terminal is its own
         structlog.contextvars.bind_contextvars(worker=worker, slot=slot)
     stop = asyncio.Event()

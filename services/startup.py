@@ -18,6 +18,7 @@ from events.subjects import Subjects
 from services import streams, transport
 from services.clock import Clock, Entropy, SystemClock, SystemEntropy
 from services.config import NodeConfig
+from services.observed import Observed
 from services.waiting import any_set, cancelled
 
 # Exit codes, as in services.process.Ended.
@@ -40,6 +41,7 @@ class Worker:
     config: NodeConfig
     clock: Clock = field(default_factory=SystemClock)
     entropy: Entropy = field(default_factory=SystemEntropy)
+    observed: Observed = field(default_factory=Observed)
 
 
 class StoppedError(Exception):
@@ -48,7 +50,11 @@ class StoppedError(Exception):
 
 @asynccontextmanager
 async def opened(
-    config: NodeConfig, worker: str, *, stop: asyncio.Event | None = None
+    config: NodeConfig,
+    worker: str,
+    *,
+    stop: asyncio.Event | None = None,
+    slot: int | None = None,
 ) -> AsyncIterator[Worker]:
     """Connect as `worker` until the block ends, and check the server's durability and every stream.
 
@@ -57,9 +63,29 @@ async def opened(
     could be lost, or where a stream is missing or differs from what `caledger init` made: no worker
     ever makes one. Durability is checked again after each reconnect, before anything is appended,
     and every minute: a server may come back with other settings, and then the process ends.
+
+    `slot`: of the process that is this worker, whose metrics are served; a command has none.
     """
+    observed = Observed(node=config.node)
+    port = None if slot is None else config.metrics.port(worker, slot)
+    if slot is not None:
+        observed.metrics.process(
+            worker=worker, node=config.node, slot=str(slot), datacenter=config.datacenter
+        )
+    async with (
+        observed.served(config.metrics.address, port),
+        _opened(config, worker, observed, stop) as opened,
+    ):
+        yield opened
+
+
+@asynccontextmanager
+async def _opened(
+    config: NodeConfig, worker: str, observed: Observed, stop: asyncio.Event | None
+) -> AsyncIterator[Worker]:
     subjects = Subjects(config.datacenter)
     durability = _Durability(subjects)
+    observed.health.require("nats", lambda: "not connected to nats-server yet")
     nc = await connected(
         config,
         worker,
@@ -72,12 +98,18 @@ async def opened(
     try:
         await streams.check_durability(nc, subjects)
         await streams.check(nc, subjects, duplicate_window=window)
+        observed.health.require(
+            "nats", lambda: None if nc.is_connected else "not connected to nats-server"
+        )
+        observed.connections.add("main", nc)
+        observed.health.require("durability", durability.missing)
         watching = asyncio.create_task(durability.watch(nc))
         watching.add_done_callback(_watched)
         ledger = JetStreamLedger(
             nc, subjects, duplicate_window=window, durable=lambda: durability.known
         )
-        yield Worker(nc=nc, subjects=subjects, ledger=ledger, config=config)
+        async with observed.following(ledger.last_sequence):
+            yield Worker(nc=nc, subjects=subjects, ledger=ledger, config=config, observed=observed)
     finally:
         if watching is not None:
             await cancelled(watching)
@@ -138,6 +170,10 @@ class _Durability:
     async def reconnected(self) -> None:
         """Look again, but not now: nats-py waits for this before it goes on."""
         self._again.set()
+
+    def missing(self) -> str | None:
+        """Say so where it is not known."""
+        return None if self.known else "whether nats-server keeps what it acknowledges is not known"
 
     async def watch(self, nc: Client) -> None:
         """Look again whenever it is not known, and every minute; ends the process if they do not.

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from services.cli.common import CliError, Exit, FolderOption, folder, say, told
+from services.cli.common import (
+    CliError,
+    Exit,
+    FolderOption,
+    MetricsPortOption,
+    folder,
+    say,
+    told,
+)
 
 DatacenterOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Name of the datacenter (dc1).")
@@ -85,6 +93,7 @@ def dev(
         ),
     ] = None,
     signers: Annotated[int, typer.Option(min=1, max=64, help="How many signers; one a core.")] = 2,
+    metrics_port: MetricsPortOption = None,
     no_color: Annotated[
         bool, typer.Option("--no-color", help="Logs without colours (else NO_COLOR).")
     ] = False,
@@ -118,7 +127,7 @@ def dev(
     colors = sys.stderr.isatty() and not no_color and not os.environ.get("NO_COLOR")
     try:
         with told():
-            asyncio.run(run_dev(options, signers=signers, colors=colors))
+            asyncio.run(run_dev(options, signers=signers, colors=colors, metrics_port=metrics_port))
     except CannotStartError as error:
         raise CliError(f"gave up: {error}", Exit.FAULT) from error
     say("stopped")

@@ -36,7 +36,9 @@ _NATS_NEWS: Final = re.compile(
 NO_RESTART: Final = "CALEDGER_TESTING_NO_RESTART"  # programs, by name, joined by commas
 
 
-async def run_dev(options: NodeOptions, *, signers: int, colors: bool) -> None:
+async def run_dev(
+    options: NodeOptions, *, signers: int, colors: bool, metrics_port: int | None = None
+) -> None:
     """Set the folder up where that is needed, and run everything until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -53,7 +55,7 @@ async def run_dev(options: NodeOptions, *, signers: int, colors: bool) -> None:
                 Exit.USAGE,
             )
         supervisor = Supervisor(
-            stages(config, options.data, signers=signers, colors=colors),
+            stages(config, options.data, signers=signers, colors=colors, metrics_port=metrics_port),
             pids=options.data / "run",
             out=sys.stderr,
             colors=colors,
@@ -63,7 +65,14 @@ async def run_dev(options: NodeOptions, *, signers: int, colors: bool) -> None:
         await supervisor.run(stop, ready=lambda: _say_ready(config, options.data, signers))
 
 
-def stages(config: NodeConfig, data: Path, *, signers: int, colors: bool) -> list[list[Program]]:
+def stages(
+    config: NodeConfig,
+    data: Path,
+    *,
+    signers: int,
+    colors: bool,
+    metrics_port: int | None = None,
+) -> list[list[Program]]:
     """Return what runs on a node, as the supervisor starts it; stopped the other way round.
 
     Signers are the first to stop: while the others run, they give their partitions back.
@@ -71,7 +80,8 @@ def stages(config: NodeConfig, data: Path, *, signers: int, colors: bool) -> lis
     unattended = os.environ.get(NO_RESTART, "").split(",")
     style = "color" if colors else "plain"
     command = (sys.executable, "-m", "services.cli", "run")
-    options = ("--config", str(config_file(data)), "--log-format", style, "--with-parent")
+    metrics = () if metrics_port is None else ("--metrics-port", str(metrics_port))
+    options = ("--config", str(config_file(data)), "--log-format", style, "--with-parent", *metrics)
 
     def worker(worker: str, *arguments: str, name: str | None = None) -> Program:
         name = name or worker

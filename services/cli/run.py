@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from services.cli.common import MetricsPortOption
+
 
 class Worker(enum.StrEnum):
     """The workers of a node."""
@@ -35,6 +37,7 @@ def run_worker(
         int, typer.Option(min=0, help="Which of this node's signers: each has its own.")
     ] = 0,
     log_format: Annotated[Style, typer.Option(help="How logs on stderr look.")] = Style.PLAIN,
+    metrics_port: MetricsPortOption = None,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Run one worker until SIGTERM.
@@ -51,5 +54,6 @@ def run_worker(
             slot=slot,
             style=log_format.value,
             with_parent=with_parent,
+            metrics_port=metrics_port,
         )
     )

@@ -27,8 +27,7 @@ log = structlog.get_logger()
 
 async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None:
     """Run until `stop` is set, then give up the lead at once."""
-    del slot  # a node has one
-    async with opened(config, "leader-elector", stop=stop) as worker:
+    async with opened(config, "leader-elector", stop=stop, slot=slot) as worker:
         await LeaderElector(worker).run(stop)
 
 

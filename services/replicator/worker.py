@@ -34,8 +34,7 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
     Survives the loss of NATS. Raises UnknownEventTypeError, GapError or ProjectionFileError where
     going on would make rows that are not what the ledger says.
     """
-    del slot  # one a node
-    async with opened(config, "replicator", stop=stop) as worker:
+    async with opened(config, "replicator", stop=stop, slot=slot) as worker:
         await replicate(
             worker.ledger, datacenter=config.datacenter, path=config.projections_file, stop=stop
         )

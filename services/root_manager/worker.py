@@ -38,8 +38,7 @@ log = structlog.get_logger()
 
 async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None:
     """Run until `stop` is set."""
-    del slot  # a node has one
-    async with opened(config, "root-manager", stop=stop) as worker:
+    async with opened(config, "root-manager", stop=stop, slot=slot) as worker:
         await RootManager(worker).run(stop)
 
 

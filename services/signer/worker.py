@@ -30,8 +30,9 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
     ends: its supervisor starts another run with an id of its own, which takes its partitions.
     A run never takes a second lease: what it knew belongs to its grants.
     """
-    async with opened(config, "signer", stop=stop) as worker:
+    async with opened(config, "signer", stop=stop, slot=slot) as worker:
         requests = await connected(config, "signer", what="requests", stop=stop)
+        worker.observed.connections.add("requests", requests)
         try:
             with closing(IssuanceReader(config.projections_file)) as index:
                 await _serve(worker, requests, index, stop=stop, slot=slot)
@@ -44,7 +45,9 @@ async def _serve(
 ) -> None:
     config = worker.config
     keystore = signing_keys(worker.nc, worker.subjects, config.keys)
+    checked = worker.observed.health.expect("keys", "the signing keys were not checked yet")
     await keystore.check()
+    checked()
     value = SignerLease(signer=worker.entropy.ulid(worker.clock.now()), node=config.node, slot=slot)
     lease = Lease(
         worker.nc,
