@@ -17,6 +17,7 @@ from events.base import RequestId, Struct
 from events.revocation import RevocationReason
 from events.subjects import Subjects
 from projections.authority import AuthorityState
+from projections.issuance import WentBackError
 from services.outcomes import Outcome, Planned
 from services.refusals import RefusedError
 from services.root_manager import configuration
@@ -90,7 +91,12 @@ class Administration:
     async def handle(self, turn: Turn, asked: Asked) -> bytes:
         """Carry out a command; returns the answer. Raises RefusedError, LedgerError."""
         await self._tools.follower.catch_up()
-        return msgspec.json.encode(await self._handlers[asked.subject](turn, asked))
+        try:
+            return msgspec.json.encode(await self._handlers[asked.subject](turn, asked))
+        except WentBackError as error:
+            raise RefusedError(
+                "busy", f"the node's projections are made anew: {error}", retry_after=5.0
+            ) from error
 
     async def _plan(self, _: Turn, asked: Asked) -> Planned:
         """Say what `config.set` would do with the same; nothing is made or appended."""

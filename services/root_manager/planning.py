@@ -135,5 +135,5 @@ def _of_this_root(
 
 def ends(root: RootPublished) -> datetime:
     """Return when a root, or one above it, expires."""
-    above = (certificates.load(certificate).not_valid_after_utc for certificate in root.chain)
-    return min(root.not_after, *above)
+    above = [certificates.load(certificate).not_valid_after_utc for certificate in root.chain]
+    return min([root.not_after, *above])
