@@ -196,7 +196,7 @@ NAMED: Final = (  # tokens that are no name, or not the one way to write it, or 
         Hostile(what=tokens, code="bad_name", body=good, tokens=tokens)
         for tokens in (
             *("service.web.x", "service.a.b", "service", "nonsense.web", "nonsense", "Service.web"),
-            *("agent.web", "service.*", "service.>", "*.web", "service.wéb", "service.%77eb"),
+            *("agent.a.b", "service.*", "service.>", "*.web", "service.wéb", "service.%77eb"),
             *("service.%2a", "service.%FF", "service.%", "service.a~b", "service.a/b"),
             *("service.%2E", "service.%2E%2E", "service." + "x" * 129),
         )

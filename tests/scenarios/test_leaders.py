@@ -217,7 +217,7 @@ async def test_two_nodes_started_at_once_on_an_empty_ledger_make_one_root(tmp_pa
         assert len(await reading.terms(client)) == 1
         await client.close()
         assert [process.returncode for process in started] == [None] * 4
-        assert (first.log + second.log).count("a new authority") == 1
+        assert (first.log + second.log).count("initialized primary datacenter CA") == 1
 
 
 async def test_two_root_managers_of_one_node_that_both_decided_make_one_root(
@@ -240,7 +240,7 @@ async def test_two_root_managers_of_one_node_that_both_decided_make_one_root(
         await made_once(server)
 
         assert [process.returncode for process in both] == [None, None]
-        assert node.log.count("a new authority") == 1
+        assert node.log.count("initialized primary datacenter CA") == 1
 
 
 @pytest.mark.slow
@@ -277,4 +277,4 @@ async def test_an_authority_that_was_decided_by_a_deposed_node_is_not_recorded(
         assert [node for node, _ in terms] == [first.name, "n2"]
         assert old_after_new(recorded, taken) == []
         assert old.returncode is None
-        assert "a new authority" not in first.log
+        assert "initialized primary datacenter CA" not in first.log
