@@ -345,13 +345,12 @@ def _leaf_signer(
     state: AuthorityState, event: IntermediateInstalled | LeafSignerSelected, sequence: int
 ) -> AuthorityState:
     root = state.roots.get(event.root_id)
-    cross_signed = root.published.cross_signed if root is not None else None
-    bridge = (cross_signed,) if cross_signed is not None else ()
+    above = _above(root.published) if root is not None else ()
     match event:
         case IntermediateInstalled():
-            certificate, chain = event.certificate, (event.certificate, *bridge)
+            certificate, chain = event.certificate, (event.certificate, *above)
         case LeafSignerSelected():
-            certificate, chain = (root.published.certificate if root is not None else b""), bridge
+            certificate, chain = (root.published.certificate if root is not None else b""), above
         case _:
             assert_never(event)
     issuer = Issuer(
@@ -369,6 +368,18 @@ def _leaf_signer(
         renewal=None,
         bundle_sequence=sequence,
     )
+
+
+def _above(root: RootPublished) -> tuple[bytes, ...]:
+    """Return what verifiers need between what signs leaves and their trust anchors.
+
+    The bridge from the root before, then, of a root that others signed, itself and those above it
+    without the anchor: who trusts that alone cannot know them. In this order, since OpenSSL and
+    GnuTLS take the first of two certificates for one key and look at no other: who has a bundle,
+    this one or the one before, finds a way either way.
+    """
+    bridge = (root.cross_signed,) if root.cross_signed is not None else ()
+    return (*bridge, *((root.certificate, *root.chain[:-1]) if root.chain else ()))
 
 
 def _revoke(state: AuthorityState, event: LeavesRevoked, recorded: Recorded) -> AuthorityState:

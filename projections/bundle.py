@@ -20,7 +20,8 @@ class BundleRoot(Struct):
 
     id: str = field(name="ID")
     name: str = field(name="Name")
-    serial_number: int = field(name="SerialNumber")  # its low 64 bits
+    serial_number: int = field(name="SerialNumber")  # Consul's: its low 64 bits, for 53 read right
+    serial_number_hex: str = field(name="SerialNumberHex")  # the whole of it, colon hex (H15)
     signing_key_id: str = field(name="SigningKeyID")
     external_trust_domain: str = field(name="ExternalTrustDomain")
     not_before: datetime = field(name="NotBefore")
@@ -80,6 +81,7 @@ def _root(root: Root, issuer: Issuer | None) -> BundleRoot:
         id=published.root_id,
         name=published.name,
         serial_number=certificate.serial_number & _SERIAL_MASK,
+        serial_number_hex=_colon_hex(_even(f"{certificate.serial_number:x}")),
         signing_key_id=_colon_hex(issuer.key_id if issuer is not None else published.key_id),
         external_trust_domain=published.external_trust_domain,
         not_before=utc(published.not_before),
@@ -96,6 +98,10 @@ def _root(root: Root, issuer: Issuer | None) -> BundleRoot:
 
 def _pem(der: bytes) -> str:
     return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode()
+
+
+def _even(digits: str) -> str:
+    return digits.rjust(len(digits) + len(digits) % 2, "0")
 
 
 def _colon_hex(text: str) -> str:

@@ -104,6 +104,8 @@ def _check_signs(root: x509.Certificate, der: bytes, cas_below: int) -> None:
             "(set LeafSigner to root)"
         )
     certificates.subject_key_id(der)
+    if not 0 < root.serial_number < 1 << 160:
+        raise CertificateError("the root's serial number is not one of RFC 5280, 4.1.2.2")
     if not list(root.subject):
         raise CertificateError("the root has no subject (RFC 5280, 4.1.2.6)")
     try:

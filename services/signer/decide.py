@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from events.authority import SanPolicy
+from events.authority import RootPublished, SanPolicy
 from events.base import Struct
 from events.leaves import LeafIssued
 from projections.authority import AuthorityState, Issuer
@@ -22,7 +22,7 @@ class Terms(Struct):
 
     issuer: Issuer
     template: leaf.LeafTemplate
-    root_not_after: datetime
+    root_not_after: datetime  # or of what is above it, where that ends sooner
     trust_domain: str
     ttl_seconds: int
     sans: SanPolicy
@@ -44,11 +44,17 @@ def terms_of(state: AuthorityState, signing_key_id: str | None) -> Terms | None:
     return Terms(
         issuer=issuer,
         template=leaf.LeafTemplate(issuer.certificate),
-        root_not_after=root.published.not_after,
+        root_not_after=_end_of(root.published),
         trust_domain=state.configuration.trust_domain,
         ttl_seconds=state.configuration.config.leaf_cert_ttl_seconds,
         sans=state.configuration.config.sans,
     )
+
+
+def _end_of(root: RootPublished) -> datetime:
+    """Return until when a root is accepted: a chain ends with the first of its certificates."""
+    above = (certificates.load(certificate).not_valid_after_utc for certificate in root.chain)
+    return min((root.not_after, *above))
 
 
 def ready(terms: Terms | None) -> Terms:
@@ -96,7 +102,7 @@ def life(terms: Terms, now: datetime) -> Life:
         now,
         ttl_seconds=terms.ttl_seconds,
         issuer_not_before=terms.template.not_before,
-        issuer_not_after=terms.template.not_after,
+        issuer_not_after=min(terms.template.not_after, terms.root_not_after),
     )
     return Life(not_before=not_before, not_after=not_after)
 

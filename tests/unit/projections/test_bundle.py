@@ -82,6 +82,7 @@ def test_the_bundle_is_consuls_roots_and_its_place_in_the_ledger() -> None:
                 "ID": ":".join(root_id[i : i + 2] for i in range(0, 40, 2)),
                 "Name": "Consul CA Primary Cert",
                 "SerialNumber": 0x0123456789ABCDEF,
+                "SerialNumberHex": "80:00:00:00:00:00:00:00:01:23:45:67:89:ab:cd:ef",
                 "SigningKeyID": ":".join(key_id(1)[i : i + 2] for i in range(0, 64, 2)),
                 "ExternalTrustDomain": "11111111-2222-3333-4444-555555555555",
                 "NotBefore": "2026-08-01T11:00:00Z",
@@ -122,7 +123,7 @@ def test_a_root_that_is_trusted_and_does_not_sign_has_its_own_key_and_no_interme
     assert (old["Active"], new["Active"]) == (True, False)
     assert new["IntermediateCerts"] is None
     assert new["SigningKeyID"] == pem.colon_hex(new_root().key_id)
-    assert new["SerialNumber"] == 7
+    assert (new["SerialNumber"], new["SerialNumberHex"]) == (7, "07")
     assert new["NotAfter"] == "2036-07-29T12:00:00Z"
     assert told(ledger)["LedgerSequence"] == ledger.last
 

@@ -26,6 +26,7 @@ def bundle() -> bytes:
         id="id",
         name="root",
         serial_number=1,
+        serial_number_hex="01",
         signing_key_id="k",
         external_trust_domain=factories.CLUSTER_ID,
         not_before=factories.NOW,

@@ -34,6 +34,7 @@ def certificate(
     ski: bool = True,
     days: tuple[int, int] = (-1, 3650),
     digest: hashes.SHA224 | hashes.SHA256 | None = None,
+    serial: bytes = b"",
 ) -> bytes:
     """Make a certificate, self-signed unless somebody else signs it."""
     signer, issuer = by or (subject_key, name)
@@ -42,7 +43,7 @@ def certificate(
         .subject_name(_name(name))
         .issuer_name(_name(issuer))
         .public_key(subject_key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(int.from_bytes(serial) or x509.random_serial_number())
         .not_valid_before(NOW + timedelta(days=days[0]))
         .not_valid_after(NOW + timedelta(days=days[1]))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length if ca else None), True)
@@ -198,3 +199,14 @@ def test_23_a_chain_is_read_with_consuls_texts() -> None:
     ):
         with pytest.raises(CertificateError, match=message):
             given.read_chain(wrong)
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_serial_number_that_is_not_positive_is_refused() -> None:
+    """RFC 5280, 4.1.2.2; nobody could write it as Consul and our lists do."""
+    mine = key()
+    serial = bytes(range(1, 21))
+    wrong = certificate(mine, serial=serial).replace(serial, b"\x80" + serial[1:], 1)
+
+    with pytest.raises(CertificateError, match="serial number"):
+        check(wrong, key=mine)
