@@ -22,7 +22,7 @@ from services.root_manager.pruning import Pruning
 from services.root_manager.renewal import Renewals
 from services.root_manager.revocation import Reissues, Revocations
 from services.root_manager.rotation import Rotations
-from services.root_manager.tools import Tools, Turn
+from services.root_manager.tools import Tools, Turn, moved_on
 from services.root_manager.unrecorded import destroy_unrecorded
 
 SWEEP_EVERY: Final = timedelta(minutes=10)  # looking for keys that were never recorded
@@ -87,7 +87,8 @@ class CaManager:
     async def initialise(self, turn: Turn, wanted: Wanted | None = None) -> bool:
         """Make the authority, as wanted, or as the node's configuration says it is to begin.
 
-        What was made is kept for the next try, should recording it fail. Raises as providers do.
+        What was made is kept for the next try, should recording it fail. Raises as providers do;
+        and RefusedError `conflict` where it was wanted and somebody else was first.
         """
         tools = self.tools
         self.initialising = True
@@ -106,6 +107,8 @@ class CaManager:
             self._made = None
         finally:
             self.initialising = False
+        if not done and wanted is not None:
+            raise moved_on()
         if done:
             log.info(
                 "initialized primary datacenter CA with provider",
@@ -120,10 +123,9 @@ class CaManager:
     async def _tidy(self, turn: Turn) -> None:
         """Look for what expired or was revoked: whenever the ledger moved on, and every minute."""
         position, at = self._tidied
-        now = self.tools.clock.now()
-        if position == self.tools.state.position and timedelta(0) <= now - at < TIDY_EVERY:
+        looked = (self.tools.state.position, self.tools.clock.now())
+        if position == looked[0] and timedelta(0) <= looked[1] - at < TIDY_EVERY:
             return
-        self._tidied = (self.tools.state.position, now)
         if self.tools.state.configuration is None:
             return
         attempt = self.attempts.attempt
@@ -131,6 +133,7 @@ class CaManager:
         await attempt("issuing revocation lists", lambda: self.lists.issue(turn))
         await self.reissues.tell()
         await attempt("destroying keys", lambda: self.pruning.keys(turn))
+        self._tidied = looked  # where the world failed before this, the next turn looks again
 
     async def _sweep(self, turn: Turn) -> None:
         """Clean up when a term begins, and now and then."""

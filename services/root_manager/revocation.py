@@ -20,7 +20,7 @@ from services.pki import pem
 from services.refusals import RefusedError
 from services.root_manager.commands import Revoke
 from services.root_manager.pruning import issuers_below
-from services.root_manager.tools import Tools, Turn
+from services.root_manager.tools import Tools, Turn, moved_on
 
 SERIALS_MAX: Final = 1_000  # in one command
 INDEX_SECONDS: Final = 5.0  # of waiting for the node's projections
@@ -91,7 +91,8 @@ class Revocations:
         """Record that these are revoked.
 
         Where they take several entries, the request id is in the last: a command that was cut off
-        goes on with what is left when it comes again.
+        goes on with what is left when it comes again. Raises RefusedError `conflict` where somebody
+        else leads by now.
         """
         for start in range(0, len(leaves), REVOKED_MAX):
             part = tuple(leaves[start : start + REVOKED_MAX])
@@ -103,7 +104,8 @@ class Revocations:
                 request_id=request_id if is_last else None,
                 requester=requester,
             )
-            await self._tools.carry_out(turn.acting, Revoke(revoked=revoked))
+            if not await self._tools.carry_out(turn.acting, Revoke(revoked=revoked)):
+                raise moved_on()
             reached("revocation.recorded")
         log.warning("leaves were revoked", leaves=len(leaves), reason=reason)
 

@@ -21,7 +21,7 @@ from services.pki import certificates
 from services.refusals import RefusedError
 from services.root_manager.commands import AbortRotation, Activate, StartRotation
 from services.root_manager.decide import Acting
-from services.root_manager.tools import Tools, Turn
+from services.root_manager.tools import Tools, Turn, moved_on
 
 NO_CROSS_SIGNING: Final = (
     "The current CA Provider does not support cross-signing. You can try again with "
@@ -114,11 +114,14 @@ class Rotations:
         *,
         request_id: str | None = None,
         requester: str | None = None,
-    ) -> bool:
-        """Take the published root back; return whether there was one."""
+    ) -> None:
+        """Take the published root back.
+
+        Raises RefusedError `conflict` where there is none, or somebody else leads by now.
+        """
         rotation = self._tools.state.rotation
         if rotation is None:
-            return False
+            raise moved_on()
         aborted = RotationAborted(
             root_id=rotation.started.root_id,
             reason=reason,
@@ -126,9 +129,9 @@ class Rotations:
             requester=requester,
         )
         if not await self._tools.carry_out(acting, AbortRotation(aborted=aborted)):
-            return False
+            raise moved_on()
+        reached("rotation.aborted")
         log.warning("a rotation was given up", root=aborted.root_id, reason=reason)
-        return True
 
 
 def crossing_problem(root: RootPublished, config: CAConfig) -> str | None:

@@ -16,6 +16,7 @@ from services.clock import Clock, Entropy
 from services.deciding import Decided, Deciding
 from services.following import AuthorityFollower
 from services.keys.interface import KeyStore
+from services.refusals import RefusedError
 from services.root_manager.assignment import SignerRun
 from services.root_manager.ceremony import Ceremony, Names
 from services.root_manager.commands import Command
@@ -109,3 +110,11 @@ class Tools:
             return False
         reached("root_manager.appended")
         return True
+
+
+def moved_on() -> RefusedError:
+    """Return what a command is told that led to nothing: what it was decided on is no more.
+
+    Somebody else leads, or has changed just that. Success must not be told then (H5).
+    """
+    return RefusedError("conflict", "the CA was changed by somebody else meanwhile; look again")
