@@ -1,4 +1,4 @@
-"""What is not as it should be in a ledger: entries that are void, certificates that break a rule."""
+"""What is not as it should be in a ledger: void entries, certificates that break a rule."""
 
 from __future__ import annotations
 

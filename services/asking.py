@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from nats.aio.client import Client
@@ -20,6 +20,7 @@ from services.transport import NotPermittedError, TransportError
 ASK_AGAIN_SECONDS: Final = 0.25  # of silence: a lost signer costs latency, not errors
 ASK_AGAIN_GROWTH: Final = 1.5  # after each further silence: an outage is followed by no herd (F16)
 ASK_AGAIN_SECONDS_MAX: Final = 1.0
+ANSWERS_MAX: Final = 1_000  # to one question
 ASK_AGAIN_SPREAD: Final = 0.2  # of it, either way
 
 
@@ -113,6 +114,39 @@ class Asker:
             ) from None
         except NatsError as error:
             raise NoAnswerError(f"{subject}: {error}") from error
+
+    async def ask_all(
+        self, nc: Client, subject: str, body: bytes, *, timeout: float, gather: float
+    ) -> list[Msg]:
+        """Return all answers that come until `gather` seconds after the first.
+
+        For what every worker of a kind answers, each for itself. Raises as `ask` does.
+        """
+        answers: asyncio.Queue[Heard] = asyncio.Queue()
+        inbox = nc.new_inbox()
+        found: list[Msg] = []
+        try:
+            subscription = await nc.subscribe(inbox, cb=answers.put)
+            try:
+                with self.heard(subject, answers):
+                    async with asyncio.timeout(timeout):
+                        while not found:
+                            await nc.publish(subject, body, reply=inbox)
+                            if (first := await _answer(answers, ASK_AGAIN_SECONDS_MAX)) is not None:
+                                found.append(first)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(gather):
+                            while len(found) < ANSWERS_MAX:
+                                if (more := await _answer(answers, gather)) is not None:
+                                    found.append(more)
+            finally:
+                if not nc.is_closed:
+                    await subscription.unsubscribe()
+        except TimeoutError:
+            raise NoAnswerError(f"no answer on {subject} within {timeout:.3g} s") from None
+        except NatsError as error:
+            raise NoAnswerError(f"{subject}: {error}") from error
+        return found
 
 
 async def _answer(answers: asyncio.Queue[Heard], seconds: float) -> Msg | None:

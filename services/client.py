@@ -24,9 +24,11 @@ from services import transport
 from services.asking import Asker, Heard, NoAnswerError, RefusedLateError, error_of
 from services.clock import SystemEntropy
 from services.refusals import RefusedError
+from services.status import Status, merged
 
 ANSWER_SECONDS: Final = 10.0
 READ_MAX: Final = 512  # entries at once
+STATUS_GATHER_SECONDS: Final = 0.8  # those who do not lead answer half a second later
 ROOTS_POLL_SECONDS: Final = 10.0  # should a push have been lost
 
 
@@ -104,6 +106,20 @@ class CaClient:
         if (read := await self._read_roots(query, timeout)) is None:
             return await self.roots(timeout=timeout)
         return read[1]
+
+    async def status(self, *, timeout: float = ANSWER_SECONDS) -> Status:
+        """Return the state of the CA: the leader's answer, with what only other nodes know."""
+        answers = await self._asker.ask_all(
+            self.nc,
+            self.subjects.status_get,
+            b"",
+            timeout=timeout,
+            gather=STATUS_GATHER_SECONDS,
+        )
+        try:
+            return merged(msgspec.json.decode(answer.data, type=Status) for answer in answers)
+        except msgspec.MsgspecError as error:
+            raise NoAnswerError(f"a status that cannot be read: {error}") from error
 
     async def watch_roots(self) -> AsyncIterator[bytes]:
         """Yield the stored trust bundle, then each later one, for ever.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Final, TypeVar
 
 import structlog
@@ -100,9 +101,13 @@ class Connections:
 
     def expiry_seconds(self) -> float:
         """Return in how many seconds the first of the servers' certificates expires, or NaN."""
-        ends = [transport.server_not_after(nc) for nc in [*self._connections.values()]]
-        now = self._clock.now()
-        return min(((end - now).total_seconds() for end in ends if end is not None), default=NAN)
+        validity, now = self.validity(), self._clock.now()
+        return NAN if validity is None else (validity[1] - now).total_seconds()
+
+    def validity(self) -> tuple[datetime, datetime] | None:
+        """Return from when until when the first of them is valid; None without TLS."""
+        shown = [transport.server_validity(nc) for nc in [*self._connections.values()]]
+        return min((one for one in shown if one), key=lambda one: one[1], default=None)
 
 
 class _Gauges(Collector):

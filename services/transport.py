@@ -297,11 +297,14 @@ class _Client(Client):
             self._on_closed(_explain(self.last_error or ConnectionError(), self._route.servers))
 
 
-def server_not_after(nc: Client) -> datetime | None:
-    """Return until when the certificate is valid that the server showed; None without TLS."""
+def server_validity(nc: Client) -> tuple[datetime, datetime] | None:
+    """Return from when until when the certificate is valid that the server showed; None: no TLS."""
     by = nc._transport  # noqa: SLF001 - ours, see `_Client`
     told = by.peer_certificate if isinstance(by, Transport) else None
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(told["notAfter"]), UTC) if told else None
+    if not told:
+        return None
+    begins, ends = (ssl.cert_time_to_seconds(told[name]) for name in ("notBefore", "notAfter"))
+    return datetime.fromtimestamp(begins, UTC), datetime.fromtimestamp(ends, UTC)
 
 
 def _inbox_prefix(creds: Path | None) -> str:

@@ -48,6 +48,12 @@ class LeaderElector:
         self._holder = entropy.ulid(clock.now())
         self._lease = Lease(nc, subjects, subjects.leader_lease(), ttl_seconds=config.lease_seconds)
         self._term = 0  # that this run recorded, or tried to
+        self._leading = False
+        worker.observed.metrics.gauge(
+            "caledger_leader_lease_held",
+            "1 while this node holds the leader's lease.",
+            lambda: self._leading,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Try for the lease, lead while it is held, until `stop` is set.
@@ -70,12 +76,14 @@ class LeaderElector:
     async def _lead(self, woken: asyncio.Event, stop: asyncio.Event) -> None:
         """Lead until the lease is lost or `stop` is set; the lease is held by nobody then."""
         reached("leader_elector.lease_won")
+        self._leading = True
         keeping = asyncio.create_task(self._lease.keep())
         leading = asyncio.create_task(self._stay_leader(woken))
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({keeping, leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._leading = False
             await cancelled(leading, keeping, stopping)
             await self._give_up("shutdown" if stop.is_set() else "lease_lost")
         for task in (keeping, leading):

@@ -14,6 +14,7 @@ from events.log import GapError, Ledger, LedgerError
 from projections.disk import NoProjectionsError, StaleProjectionsError
 from projections.store import read_meta
 from services.config import NodeConfig
+from services.replicator.metrics import observe
 from services.replicator.rebuild import RebuildRunningError, RebuildStoppedError, rebuild
 from services.replicator.replica import Replica
 from services.startup import opened
@@ -35,6 +36,7 @@ async def run(config: NodeConfig, *, stop: asyncio.Event, slot: int = 0) -> None
     going on would make rows that are not what the ledger says.
     """
     async with opened(config, "replicator", stop=stop, slot=slot) as worker:
+        observe(worker.observed, config.projections_file)
         await replicate(
             worker.ledger, datacenter=config.datacenter, path=config.projections_file, stop=stop
         )

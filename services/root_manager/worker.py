@@ -19,9 +19,12 @@ from services.root_manager.administration import Administration
 from services.root_manager.assignment import SignerRun
 from services.root_manager.configuration import initial
 from services.root_manager.decide import Acting, leads
+from services.root_manager.expiry import ExpiryLog, expiring
 from services.root_manager.hearing import Hearing
 from services.root_manager.manager import CaManager
+from services.root_manager.metrics import AuthorityMetrics, Leading
 from services.root_manager.questions import Questions
+from services.root_manager.reporting import Reporting
 from services.root_manager.roots import RootChanges
 from services.root_manager.tools import Tools, Turn
 from services.stamping import Stamper, source
@@ -78,6 +81,28 @@ class RootManager:
             publish=self._publish_roots,
             tell_reissue=self._tell_reissue,
         )
+        observed = worker.observed
+        self._leading = Leading()
+        self._metrics = AuthorityMetrics(
+            observed,
+            state=lambda: self._follower.state,
+            manager=self.manager,
+            leading=self._leading,
+            clock=worker.clock,
+        )
+        self._expiry = ExpiryLog(worker.clock)
+        self._connections = observed.connections
+        self._reporting = Reporting(
+            nc,
+            subjects,
+            node=config.node,
+            ledger=worker.ledger,
+            manager=self.manager,
+            index=self._index,
+            projections=config.projections_file,
+            connections=observed.connections,
+        )
+        self._folded = asyncio.Event()  # once, at least
         self._asked = asyncio.Event()
         self._hearing = Hearing(nc, Administration(self.manager, subjects), wake=self._asked.set)
         self._published: tuple[int, int] | None = None  # (term, bundle sequence) seen out
@@ -91,14 +116,20 @@ class RootManager:
         """
         await self._root_keys.check()
         await self._signing_keys.check()
+        self._metrics.keys_checked()
         following = asyncio.create_task(self._follow(stop))
+        reporting = asyncio.create_task(self._report())
         stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {following, reporting, stopping}, return_when=asyncio.FIRST_COMPLETED
+            )
+            if reporting.done():
+                reporting.result()
             # What is under way may end; where it does not, it is cut off like by a crash.
             await asyncio.wait({following}, timeout=self._config.lease_seconds)
         finally:
-            await cancelled(following, stopping)
+            await cancelled(following, reporting, stopping)
             self._index.close()
         if not following.cancelled():
             following.result()
@@ -134,8 +165,11 @@ class RootManager:
         """Fold what is new, show it, act where this node leads; return when to look again."""
         state = await self._follower.catch_up()
         await self._questions.show(state)
+        self._metrics.folded()
+        self._folded.set()
         if state.leader is None or state.leader.node != self._config.node:
             self._hearing.forget()
+            self._leading.ended()
             return FOLLOW_SECONDS
         began = self._time()
         leases = await read_leases(self._nc, self._subjects)
@@ -148,8 +182,20 @@ class RootManager:
         if held is not None and held.term > 0:
             acting = Acting(node=held.node, term=held.term)
             if leads(state, acting):
+                self._leading.seen(acting.term, alive=len(leases.signers))
                 await self.act(acting, leases)
+                self._tell_expiry(acting.term)
+                return pause
+        self._leading.ended()
         return pause
+
+    async def _report(self) -> None:
+        await self._folded.wait()
+        await self._reporting.run()
+
+    def _tell_expiry(self, term: int) -> None:
+        state, agent = self._follower.state, self._connections.validity()
+        self._expiry.tell(term, lambda now: expiring(state, now, agent=agent))
 
     async def _publish_roots(self, turn: Turn) -> None:
         """Bring the bundle out; returns once everybody can read it."""

@@ -1,4 +1,4 @@
-"""What a signer tells Prometheus. It is counted by groups where it can be: each count has a lock."""
+"""What a signer tells Prometheus; counted by groups where it can be, as each count takes a lock."""
 
 from __future__ import annotations
 
