@@ -80,14 +80,19 @@ class AdministrationClient:
         modify_index: int | None = None,
         force_without_cross_signing: bool | None = None,
         wait_seconds: float | None = None,
+        request_id: str | None = None,
         timeout: float = COMMAND_SECONDS,
     ) -> bytes:
-        """Return what `set_config` with the same arguments would do, a Planned; nothing is done."""
+        """Return what `set_config` with the same arguments would do, a Planned; nothing is done.
+
+        `request_id`: of a command that may have been carried out already; then nothing would be.
+        """
         body = _with(
             configuration,
             ModifyIndex=modify_index,
             ForceWithoutCrossSigning=force_without_cross_signing,
             WaitSeconds=wait_seconds,
+            RequestID=request_id,
         )
         return await self._command(self._subjects.config_plan, body, timeout)
 

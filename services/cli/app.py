@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn, TextIO
 import typer
 from typer.core import TyperGroup
 
-from services.cli import dev, init, ledger, projections, roots, run, schema, sign, user
+from services.cli import ca, dev, init, ledger, projections, roots, run, schema, sign, user
 from services.cli.common import CliError, Exit
 
 _NOT_WRITTEN: Final = (
@@ -55,6 +55,7 @@ app.command("init")(init.init)
 app.command("run")(run.run_worker)
 app.add_typer(sign.app, name="sign")
 app.add_typer(roots.app, name="roots")
+app.add_typer(ca.app, name="ca")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(user.app, name="user")
 app.add_typer(projections.app, name="projections")

@@ -56,7 +56,7 @@ class Selection(Struct):
             types=_types(event_type) if event_type is not None else None,
             spiffe_id=spiffe_id,
             service=service,
-            serial=_serial(serial) if serial is not None else None,
+            serial=read_serial(serial) if serial is not None else None,
         )
 
     def takes(self, recorded: Recorded) -> bool:
@@ -77,7 +77,7 @@ def _check(spiffe_id: str) -> None:
         raise CliError(f"{spiffe_id!r} is no identity: {error}", Exit.USAGE) from error
 
 
-def _serial(text: str) -> str:
+def read_serial(text: str) -> str:
     """Return a serial number as the ledger has it, however it is written; raises CliError."""
     found = _SERIAL.fullmatch(text.strip().replace(":", ""))
     if found is None:
