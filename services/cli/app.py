@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn, TextIO
 import typer
 from typer.core import TyperGroup
 
-from services.cli import ca, dev, init, ledger, projections, roots, run, schema, sign, user
+from services.cli import ca, dev, init, ledger, projections, roots, run, schema, sign, status, user
 from services.cli.common import CliError, Exit
 
 _NOT_WRITTEN: Final = (
@@ -54,6 +54,7 @@ app.command("dev")(dev.dev)
 app.command("init")(init.init)
 app.command("run")(run.run_worker)
 app.add_typer(sign.app, name="sign")
+app.command("status")(status.status)
 app.add_typer(roots.app, name="roots")
 app.add_typer(ca.app, name="ca")
 app.add_typer(ledger.app, name="ledger")
