@@ -103,7 +103,14 @@ def from_ca_to_clients(subjects: Subjects) -> tuple[Crossing, ...]:
     No service lies under a subject that anyone may subscribe to: he would hear the requests.
     """
     return (
-        *(Crossing(subject=subject, kind="service") for subject in answered(subjects)),
+        *(
+            Crossing(
+                subject=subject,
+                kind="service",  # every root-manager tells its own part of the status
+                answers="Stream" if subject == subjects.status_get else "Singleton",
+            )
+            for subject in answered(subjects)
+        ),
         Crossing(
             subject=f"{_DIRECT_GET}.{subjects.ledger_stream}",
             kind="service",
