@@ -64,7 +64,7 @@ class AdministrationClient:
         `wait_seconds`: between the publication of a new root, where there is to be one, and its
         first leaf.
         """
-        body = _with(
+        body = overridden(
             configuration,
             ModifyIndex=modify_index,
             ForceWithoutCrossSigning=force_without_cross_signing,
@@ -87,7 +87,7 @@ class AdministrationClient:
 
         `request_id`: of a command that may have been carried out already; then nothing would be.
         """
-        body = _with(
+        body = overridden(
             configuration,
             ModifyIndex=modify_index,
             ForceWithoutCrossSigning=force_without_cross_signing,
@@ -178,7 +178,7 @@ def new_request_id() -> str:
     return SystemEntropy().ulid(SystemClock().now())
 
 
-def _with(configuration: Mapping[str, Any], **said: Any) -> dict[str, Any]:
+def overridden(configuration: Mapping[str, Any], **said: Any) -> dict[str, Any]:
     """Return a configuration that says this, in whichever form it said it before."""
     said = {name: value for name, value in said.items() if value is not None}
     plain = {_plain(name) for name in said}
