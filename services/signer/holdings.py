@@ -16,7 +16,8 @@ class Holdings(Struct):
 
     grant_sequence: int = 0  # what its appends are conditional on; 0: it may not sign
     signing_key_id: str | None = None
-    rate_per_second: float = 0.0
+    rate_per_second: float = 0.0  # its share of CSRMaxPerSecond; 0 = no limit
+    concurrent: int = 0  # its share of CSRMaxConcurrent; 0 = no limit
     partitions: frozenset[int] = frozenset()
     gates: Mapping[int, int] = {}
     """Partition -> what must be known before it is served: the sequence of the grant that it came
@@ -43,6 +44,7 @@ def changed(holdings: Holdings, grant: SignerGrant | None) -> Holdings:
         grant_sequence=grant.sequence,
         signing_key_id=grant.assignment.signing_key_id,
         rate_per_second=grant.assignment.rate_per_second,
+        concurrent=grant.assignment.concurrent,
         partitions=partitions,
         gates=gates,
     )

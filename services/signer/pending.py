@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from services.signer import decide
@@ -11,9 +12,10 @@ REPLIES_MAX: Final = 64  # to one request id
 
 
 class Pending:
-    """The works under way, by identity and request id."""
+    """The works under way, by identity and request id; `ended` hears of each that is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[Work], None]) -> None:
+        self._ended = ended
         self._works: dict[tuple[str, str], Work] = {}
 
     def join(self, work: Work) -> bool:
@@ -40,3 +42,4 @@ class Pending:
         """Nobody waits for this work any more."""
         if work.key is not None and self._works.get(work.key) is work:
             del self._works[work.key]
+        self._ended(work)

@@ -22,7 +22,7 @@ from services.signer.desk import Desk
 from services.signer.grantee import Grantee
 from services.signer.held import Held
 from services.signer.holdings import Standing
-from services.signer.limits import RateLimit, Turns
+from services.signer.limits import Limits, Turns
 from services.signer.memory import Memory
 from services.signer.pending import Pending
 from services.signer.recorder import NotRecordedError, Recorder
@@ -81,9 +81,9 @@ class Signer:
         self._grantee = Grantee(
             ledger, subjects.datacenter, run=run, desk=self._desk, memory=self._memory
         )
-        self._limit = RateLimit()
+        self._limits = Limits()
         self._refusals = RefusalRecord(run, clock.now())
-        self._pending = Pending()
+        self._pending = Pending(ended=self._limits.end)
         self._replies = Replies(
             nc=requests,
             desk=self._desk,
@@ -198,7 +198,7 @@ class Signer:
             if not await self._grantee.follow():
                 return
             held = self._grantee.holdings
-            self._limit.change(held.rate_per_second)
+            self._limits.change(held)
             await self._subscriptions.listen(held.partitions)
             if held.grant_sequence > 0:
                 self._withdrawn.clear()
@@ -308,7 +308,7 @@ class Signer:
             self._pending.begin(work)
             self._desk.check(work)
             reached("signer.checked")
-            if self._limit.off or work.admitted:
+            if self._limits.admit(work):
                 return await self._desk.sign(
                     work, grant_sequence=self._grantee.holdings.grant_sequence
                 )
@@ -320,11 +320,10 @@ class Signer:
 
     async def _turn(self, work: Work) -> None:
         try:
-            await self._limit.turn()
+            await self._limits.turn(work)
         except RefusedError as refused:
             await self._refuse(work, refused)
         else:
-            work.admitted = True
             self._group.put_first([work])
 
     async def _refuse(self, work: Work, refused: RefusedError) -> None:

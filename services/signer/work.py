@@ -31,7 +31,7 @@ class Work:
     csr_sha256: str | None = None
     checked: CheckedCsr | None = None
     checked_under: SanPolicy | None = None  # the names that it was checked against
-    admitted: bool = False  # the rate limit gave it its turn
+    admitted: bool = False  # the limits gave it its turn
 
     @property
     def size(self) -> int:

@@ -22,6 +22,7 @@ from events.envelope import Recorded, decode_entry
 from events.leadership import LeadershipAcquired
 from events.leaves import LeafIssued, LeafRefusalsCounted, LeafRefused
 from events.ledger import JetStreamLedger
+from events.log import Ledger
 from events.signers import Assignment, GrantGiven, GrantWithdrawn, SignersAssigned
 from events.subjects import Subjects, partition_of
 from projections.authority import AuthorityState
@@ -203,8 +204,13 @@ class Datacenter:
         """Return the authority as it is now."""
         return await self._follower.catch_up()
 
-    async def assign(self, table: Mapping[str, Iterable[int]], *, rate: float = 0.0) -> int:
-        """Grant exactly this: run -> partitions; returns the sequence of the authority entry."""
+    async def assign(
+        self, table: Mapping[str, Iterable[int]], *, rate: float = 0.0, concurrent: int = 0
+    ) -> int:
+        """Grant exactly this: run -> partitions, and to each the same shares of the limits.
+
+        Returns the sequence of the authority entry.
+        """
         state = await self._follower.catch_up()
         assert state.issuer_key_id is not None
         assignments = tuple(
@@ -215,6 +221,7 @@ class Datacenter:
                 partitions=tuple(sorted(table[run])),
                 signing_key_id=state.issuer_key_id,
                 rate_per_second=rate,
+                concurrent=concurrent,
             )
             for slot, run in enumerate(sorted(table))
         )
@@ -259,10 +266,10 @@ class Datacenter:
             await task
 
     @asynccontextmanager
-    async def signer(self, nc: Client) -> AsyncIterator[Running]:
+    async def signer(self, nc: Client, *, ledger: Ledger | None = None) -> AsyncIterator[Running]:
         """Run a signer in this process, with a connection of its own."""
         index = IssuanceReader(self.projections)
-        running = Running(run := new_run(), self.new_signer(nc, index, run))
+        running = Running(run := new_run(), self.new_signer(nc, index, run, ledger=ledger))
         task = asyncio.create_task(running.signer.run())
         try:
             yield running
@@ -273,7 +280,13 @@ class Datacenter:
                 task.result()  # what ended it early
 
     def new_signer(
-        self, nc: Client, index: IssuanceReader, run: str, *, clock: Clock | None = None
+        self,
+        nc: Client,
+        index: IssuanceReader,
+        run: str,
+        *,
+        clock: Clock | None = None,
+        ledger: Ledger | None = None,
     ) -> Signer:
         """Return a signer that does not run yet."""
         config = NodeConfig(
@@ -286,7 +299,7 @@ class Datacenter:
         worker = Worker(
             nc=nc,
             subjects=self.subjects,
-            ledger=JetStreamLedger(nc, self.subjects),
+            ledger=ledger or JetStreamLedger(nc, self.subjects),
             config=config,
             clock=clock or SystemClock(),
         )
