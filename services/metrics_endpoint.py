@@ -22,6 +22,7 @@ import structlog
 from services.health import Health
 from services.metrics import CONTENT_TYPE, Metrics
 
+PORT_MAX: Final = 65_535
 CONNECTIONS_MAX: Final = 8
 SILENCE_SECONDS: Final = 2.0  # of who asks
 CONNECTION_SECONDS: Final = 10.0  # from its beginning to its end, however fast it trickles
@@ -35,6 +36,8 @@ class Endpoint:
 
     def __init__(self, address: str, port: int, *, metrics: Metrics, health: Health) -> None:
         """Listen; raises OSError where that cannot be done. Port 0: any that is free."""
+        if not 0 <= port <= PORT_MAX:  # the system would take another
+            raise OSError(f"{port} is no port")
         self._server = _Server(address, port, metrics=metrics, health=health)
         self._thread = threading.Thread(
             target=self._server.serve_forever,

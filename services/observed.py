@@ -41,8 +41,8 @@ class Observed:
             return
         try:
             endpoint = Endpoint(address, port, metrics=self.metrics, health=self.health)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+        except OSError as error:
+            reason = error.strerror or str(error)
             _log.error("metrics are not served", address=address, port=port, error=reason)
             yield
             return

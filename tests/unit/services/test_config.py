@@ -39,3 +39,23 @@ def test_a_trust_domain_that_is_none_is_refused(file: Path) -> None:
 
     with pytest.raises(ConfigError, match="'single' is not a trust domain"):
         load(file)
+
+
+def test_metrics_are_off_unless_a_port_is_named(file: Path) -> None:
+    off = load(file).metrics
+    file.write_text(f"{file.read_text()}\n[metrics]\nbase_port = 9464\n")
+    on = load(file).metrics
+
+    assert off.port("signer", 3) is None
+    assert on.address == "127.0.0.1"
+    workers = ("leader-elector", "root-manager", "replicator")
+    ports = [*(on.port(worker, 0) for worker in workers), on.port("signer", 0)]
+    assert [*ports, on.port("signer", 5)] == [9464, 9465, 9466, 9467, 9472]
+
+
+@pytest.mark.parametrize("port", ["0", "65001", "-1", '"x"'])
+def test_a_port_that_is_none_is_refused(file: Path, port: str) -> None:
+    file.write_text(f"{file.read_text()}\n[metrics]\nbase_port = {port}\n")
+
+    with pytest.raises(ConfigError, match="base_port"):
+        load(file)

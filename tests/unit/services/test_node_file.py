@@ -55,6 +55,18 @@ def test_what_somebody_changed_in_the_file_is_kept(tmp_path: Path) -> None:
     assert again.lease_seconds == 7
 
 
+def test_where_metrics_are_is_kept_as_the_file_is_written_anew(tmp_path: Path) -> None:
+    port = settled(tmp_path, port=free_port()).embedded
+    file = config_file(tmp_path)
+    file.write_text(f'{file.read_text()}\n[metrics]\naddress = "::1"\nbase_port = 9464\n')
+
+    again = settled(tmp_path, port=free_port())
+
+    assert again.embedded != port, "it was written anew"
+    assert again.metrics == config.load(file).metrics
+    assert (again.metrics.address, again.metrics.base_port) == ("::1", 9464)
+
+
 def test_an_address_that_others_reach_has_tls(tmp_path: Path) -> None:
     node = settled(tmp_path, listen="0.0.0.0", port=free_port())
 
