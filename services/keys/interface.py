@@ -27,7 +27,8 @@ class StoredKey(Struct):
 
     key_id: str
     purpose: KeyPurpose
-    created: datetime
+    created: datetime  # or kept again
+    revision: int  # of what the store holds of it: another one when it is kept again
 
 
 class KeyStoreError(Exception):
@@ -50,7 +51,10 @@ class KeyStore(Protocol):
         ...
 
     async def keep(self, private: PrivateKey) -> PublicKey:
-        """Keep a key that somebody gave; returns once it is durable. Repeating it is safe."""
+        """Keep a key that somebody gave; returns once it is durable. Repeating it is safe.
+
+        A key that is there is kept anew: whoever listed it before cannot destroy it any more.
+        """
         ...
 
     async def share(self, key_id: str, other: KeyStore) -> None:
@@ -72,8 +76,13 @@ class KeyStore(Protocol):
         """
         ...
 
-    async def destroy(self, key_id: str) -> None:
-        """Destroy a key for good; nothing happens where there is none."""
+    async def destroy(self, key: StoredKey) -> None:
+        """Destroy a key for good, as it was listed.
+
+        Nothing happens where it is gone, or was kept again since then: who decides to destroy a key
+        may stand still until somebody else needs it. So list first, and decide on what is known
+        after that.
+        """
         ...
 
     async def stored(self) -> list[StoredKey]:

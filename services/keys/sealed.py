@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from contextlib import suppress
 from typing import Final, Literal
 
 import msgspec
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from events.authority import KeyPurpose
 from events.base import Struct
-from services.buckets import LastValues, Value
+from services.buckets import LastValues, Value, WrongRevisionError
 from services.keys.interface import (
     KeyNotFoundError,
     KeySpec,
@@ -74,7 +75,7 @@ class SealedKeyStore:
     async def keep(self, private: PrivateKey) -> PublicKey:
         """Keep a key that somebody gave; returns once it is durable. Repeating it is safe.
 
-        Raises KeyStoreError.
+        A key that is there is written anew. Raises KeyStoreError.
         """
         return await self._store(private)
 
@@ -92,9 +93,6 @@ class SealedKeyStore:
         spki = _spki(public)
         key_id = hashlib.sha256(spki).hexdigest()
         before = await self._bucket.get(key_id)
-        if before is not None and before.data is not None:
-            self._record(before)
-            return public
         plain = private.private_bytes(
             serialization.Encoding.DER,
             serialization.PrivateFormat.PKCS8,
@@ -105,9 +103,8 @@ class SealedKeyStore:
             public=spki,
             sealed=self._kek.seal(plain, bound_to=self._bound_to(key_id)),
         )
-        revision = (
-            before.revision if before is not None else 0
-        )  # of what is left of a destroyed one
+        # What is left of a destroyed one has a revision, too.
+        revision = before.revision if before is not None else 0
         await self._bucket.write(key_id, msgspec.json.encode(record), expected=revision)
         self._unsealed[key_id] = private
         return public
@@ -124,17 +121,21 @@ class SealedKeyStore:
             return private.sign(message, _ECDSA)
         return private.sign(message, _PKCS1, _SHA256)
 
-    async def destroy(self, key_id: str) -> None:
-        """Destroy a key for good; nothing happens where there is none. Raises KeyStoreError."""
-        self._unsealed.pop(key_id, None)
-        value = await self._bucket.get(_checked(key_id))
-        if value is not None and value.data is not None:
-            await self._bucket.purge(key_id, expected=value.revision)
+    async def destroy(self, key: StoredKey) -> None:
+        """Destroy a key for good, unless it was kept again since it was listed."""
+        self._unsealed.pop(key.key_id, None)
+        with suppress(WrongRevisionError):
+            await self._bucket.purge(key.key_id, expected=key.revision)
 
     async def stored(self) -> list[StoredKey]:
         """Return every key in the store, this key-encryption key's or not."""
         return [
-            StoredKey(key_id=value.key, purpose=self._purpose, created=value.written)
+            StoredKey(
+                key_id=value.key,
+                purpose=self._purpose,
+                created=value.written,
+                revision=value.revision,
+            )
             for value in await self._values()
         ]
 

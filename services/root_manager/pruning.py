@@ -12,7 +12,7 @@ from projections.authority import AuthorityState, Root
 from projections.issuance import LiveLeaves
 from services.breakpoints import reached
 from services.root_manager.commands import PruneRoot, RecordKey
-from services.root_manager.decide import Acting
+from services.root_manager.decide import Acting, leads
 from services.root_manager.tools import Tools, Turn
 
 log = structlog.get_logger()
@@ -66,13 +66,26 @@ class Pruning:
         """Destroy what signs nothing any more and has signed nothing that is still valid.
 
         First the key, then its record: a crash in between leaves a record of a key that is gone,
-        and it is recorded then. Raises KeyStoreError.
+        and it is recorded then. Who stands still in between, until somebody else leads and needs
+        the key again, destroys nothing (H7): the keys are listed *before* the fold that says that
+        this node leads and that nobody needs them, and whoever needs one later keeps it anew.
+        Raises KeyStoreError.
         """
         tools = self._tools
+        if not any(self._unneeded()):
+            return []
+        stores = {"root": tools.root_keys, "signing": tools.signing_keys}
+        listed = {
+            (purpose, key.key_id): key
+            for purpose, store in stores.items()
+            for key in await store.stored()
+        }
+        if not leads(await tools.follower.catch_up(), turn.acting):
+            return []
         destroyed = []
         for event in list(self._unneeded()):
-            stores = {"root": tools.root_keys, "signing": tools.signing_keys}
-            await stores[event.purpose].destroy(event.key_id)
+            if (key := listed.get((event.purpose, event.key_id))) is not None:
+                await stores[event.purpose].destroy(key)
             reached("keys.destroyed")
             if await tools.carry_out(turn.acting, RecordKey(destroyed=event)):
                 log.info("a key was destroyed", key=event.key_id, purpose=event.purpose)

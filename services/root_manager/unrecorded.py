@@ -25,15 +25,16 @@ async def destroy_unrecorded(
     The keys are listed *before* the fold: a key is made before it is recorded, so one that was
     listed and that a later fold does not know was not recorded when that fold began. The other way
     round, a key made and recorded between fold and list would look unrecorded, and the key that
-    signs would be destroyed. The hour is for one whose record is still on its way. Raises
-    BucketError, or LedgerError where the ledger cannot be read.
+    signs would be destroyed. One that is given or shared again meanwhile stays. The hour is for one
+    whose record is still on its way. Raises BucketError, or LedgerError where the ledger cannot be
+    read.
     """
     listed = [(store, key) for store in stores for key in await store.stored()]
     state = await follower.catch_up()
     destroyed = []
     for store, key in listed:
         if not _is_recorded(state, key) and now - key.created > AGE_MIN:
-            await store.destroy(key.key_id)
+            await store.destroy(key)
             log.warning("a key that was never recorded is destroyed", key=key.key_id)
             destroyed.append(key.key_id)
     return destroyed

@@ -28,7 +28,7 @@ from services.keys.interface import (
     WrongKeyEncryptionKeyError,
 )
 from services.keys.kek import KeyEncryptionKey, SealBrokenError
-from services.keys.sealed import SealedKey, SealedKeyStore
+from services.keys.sealed import SealedKey, SealedKeyStore, generate
 from services.pki import certificates
 from tests.nats import NatsServer
 from tests.unit.services.root_manager.keys import KeysInMemory
@@ -98,12 +98,31 @@ async def test_a_store_lists_its_keys_with_when_they_were_made(store: KeyStore) 
 async def test_a_destroyed_key_is_gone_and_destroying_it_again_is_nothing(store: KeyStore) -> None:
     kept, gone = [certificates.key_id(await store.create(SIGNING)) for _ in range(2)]
 
+    (listed,) = [key for key in await store.stored() if key.key_id == gone]
     for _ in range(2):
-        await store.destroy(gone)
+        await store.destroy(listed)
 
     assert [key.key_id for key in await store.stored()] == [kept]
     with pytest.raises(KeyNotFoundError):
         await store.sign(gone, b"message")
+
+
+async def test_h7_a_key_that_was_kept_again_since_it_was_listed_is_not_destroyed(
+    store: KeyStore,
+) -> None:
+    key = generate(SIGNING)
+    key_id = certificates.key_id(await store.keep(key))
+    (listed,) = await store.stored()
+    await store.keep(key)
+
+    await store.destroy(listed)
+
+    verify(key.public_key(), await store.sign(key_id, b"message"), b"message")
+    (again,) = await store.stored()
+    await store.destroy(again)
+    await store.keep(key)
+    await store.destroy(again)
+    assert [one.key_id for one in await store.stored()] == [key_id], "made anew after it was gone"
 
 
 @pytest.mark.parametrize("key_id", ["00" * 32, "", "*", ">", "a.b", "AB" * 32])

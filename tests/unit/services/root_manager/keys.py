@@ -28,6 +28,7 @@ class KeysInMemory:
     def __init__(self, purpose: KeyPurpose = "root", *, clock: FixedClock | None = None) -> None:
         self._purpose: KeyPurpose = purpose
         self._keys: dict[str, tuple[PrivateKey, StoredKey]] = {}
+        self._revision = 0
         self.clock = clock or FixedClock(NOW)
 
     async def create(self, spec: KeySpec) -> PublicKey:
@@ -36,8 +37,14 @@ class KeysInMemory:
 
     async def keep(self, private: PrivateKey) -> PublicKey:
         key_id = certificates.key_id(private.public_key())
-        stored = StoredKey(key_id=key_id, purpose=self._purpose, created=self.clock.now())
-        self._keys.setdefault(key_id, (private, stored))
+        self._revision += 1
+        stored = StoredKey(
+            key_id=key_id,
+            purpose=self._purpose,
+            created=self.clock.now(),
+            revision=self._revision,
+        )
+        self._keys[key_id] = (private, stored)
         return private.public_key()
 
     async def share(self, key_id: str, other: KeyStore) -> None:
@@ -49,8 +56,9 @@ class KeysInMemory:
     async def sign(self, key_id: str, message: bytes) -> bytes:
         return sign_with(self._find(key_id), message)
 
-    async def destroy(self, key_id: str) -> None:
-        self._keys.pop(key_id, None)
+    async def destroy(self, key: StoredKey) -> None:
+        if (held := self._keys.get(key.key_id)) is not None and held[1] == key:
+            del self._keys[key.key_id]
 
     async def stored(self) -> list[StoredKey]:
         return [stored for _, stored in self._keys.values()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -104,8 +104,8 @@ async def rotated_and_nobody_needs_the_old_root(dc: Datacenter) -> None:
     dc.clock.forward(7 * DAY)
 
 
-async def pruned_and_nobody_needs_its_keys(dc: Datacenter) -> None:
-    await rotates(dc)
+async def pruned_and_nobody_needs_its_keys(dc: Datacenter, **config: Any) -> None:
+    await (dc.command(SUBJECTS.config_set, **config) if config else rotates(dc))
     await dc.after(7 * DAY)
     dc.clock.forward(4 * DAY)
 
@@ -118,6 +118,11 @@ async def the_root_signed(dc: Datacenter) -> None:
     await the_root_signs(dc)
     await dc.command(SUBJECTS.config_set, Config={"LeafSigner": "intermediate"})
     await quiet(dc)
+
+
+async def the_root_signed_until_now(dc: Datacenter) -> None:
+    await the_root_signs(dc)
+    await dc.command(SUBJECTS.config_set, Config={"LeafSigner": "intermediate"})
 
 
 async def signs_many(dc: Datacenter) -> None:
@@ -309,7 +314,9 @@ async def fails(dc: Datacenter, action: Action) -> None:
         await action.perform(dc)
 
 
-@pytest.mark.parametrize("ends", [dies, stands_still, fails])
+@pytest.mark.parametrize(
+    "ends", [dies, stands_still, pytest.param(fails, marks=pytest.mark.slow, id="fails")]
+)
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.name)
 async def test_what_a_leader_began_is_finished_once_wherever_it_was_cut_off(
     tmp_path: Path, action: Action, ends: Callable[[Datacenter, Action], Awaitable[None]]
@@ -318,8 +325,8 @@ async def test_what_a_leader_began_is_finished_once_wherever_it_was_cut_off(
     told to be done is there, also where whoever was told dies; no key that is needed is destroyed.
     """
     whole = await _whole(tmp_path / "whole", action)
-    steps = 0
-    for steps in _steps(whole.steps):
+    # To who takes over, before a step is after the one before; not to who goes on.
+    for steps in range(whole.steps) if ends is stands_still else (0, *range(1, whole.steps, 2)):
         async with opened(tmp_path / str(steps), action) as (dc, shown):
             bundles = [dc.roots()]
             dc.fuse.left = steps
@@ -343,13 +350,60 @@ async def test_what_a_leader_began_is_finished_once_wherever_it_was_cut_off(
             await assert_sound(dc, [] if action.cuts_off else shown, bundles)
 
 
-def _steps(last: int) -> Iterator[int]:
-    """Yield where to cut off: before the first step, and after each.
+async def the_root_is_to_sign_again(dc: Datacenter) -> None:
+    """Its key is still with the signers, or was destroyed there a moment ago."""
+    await dc.command(SUBJECTS.config_set, Config={"LeafSigner": "root"})
 
-    What is durable before a step is what was durable after the one before.
+
+async def the_same_key_is_given_again(dc: Datacenter) -> None:
+    await dc.command(SUBJECTS.config_set, Config={"PrivateKey": given_key()})
+
+
+async def key_was_given_and_nobody_needs_it(dc: Datacenter) -> None:
+    await the_same_key_is_given_again(dc)
+    await quiet(dc)
+    await pruned_and_nobody_needs_its_keys(dc, Config={})
+
+
+async def key_was_given_and_never_recorded(dc: Datacenter) -> None:
+    """As a crash leaves it."""
+    dc.fuse.left = 3
+    with pytest.raises(CrashError):
+        await the_same_key_is_given_again(dc)
+    await dc.new_leader()
+    await dc.act()
+    dc.clock.forward(2 * HOUR)
+
+
+@pytest.mark.parametrize(
+    ("before", "again"),
+    [
+        (the_root_signed_until_now, the_root_is_to_sign_again),
+        (key_was_given_and_nobody_needs_it, the_same_key_is_given_again),
+        (key_was_given_and_never_recorded, the_same_key_is_given_again),
+    ],
+)
+async def test_h7_a_deposed_leader_destroys_no_key_that_its_successor_has_come_to_need(
+    tmp_path: Path,
+    before: Callable[[Datacenter], Awaitable[None]],
+    again: Callable[[Datacenter], Awaitable[None]],
+) -> None:
+    """H7: Consul's cleanup deleted the key that signed. Here the leader stands still just before
+    it destroys a key that nobody needs; by the time it goes on, its successor needs that key.
     """
-    yield 0
-    yield from range(1, last, 2)
+    action = Action(name="destroy keys", perform=due, before=before, steps_min=2)
+    steps = (await _whole(tmp_path / "whole", action)).steps
+    for step in range(steps):
+        async with opened(tmp_path / str(step), action) as (dc, shown):
+
+            async def overtaken(dc: Datacenter = dc) -> None:
+                await dc.new_leader("b")
+                await again(dc)
+
+            dc.fuse.left, dc.fuse.end = step, overtaken
+            await dc.act()
+            await finish(dc, action)
+            await assert_sound(dc, shown, [])
 
 
 class Whole(Struct):
