@@ -10,6 +10,8 @@ from typing import Final
 
 from services.nats_access.route import is_loopback
 
+CONTROL_LINE_BYTES: Final = 64 * 1024  # nats-server's default is 4 KiB: some 30 identities
+
 # What no quoted string holds as it stands; lone surrogates are a path's bytes that are no UTF-8.
 _ESCAPED: Final = re.compile(r'["\\\x00-\x1f\x7f\udc80-\udcff]')
 
@@ -63,6 +65,8 @@ def render(server: Server) -> str:
         "# A silent cut is noticed within seconds, not when TCP gives up.",
         'ping_interval: "1s"',
         "ping_max: 2",
+        "# A user shows its token in one line, and the token names all that it may sign for.",
+        f"max_control_line: {CONTROL_LINE_BYTES}",
         _jetstream(server),
         f"include {_text(server.accounts_conf)}",
     ]

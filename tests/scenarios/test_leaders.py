@@ -226,9 +226,15 @@ async def test_two_root_managers_of_one_node_that_both_decided_make_one_root(
     """Both are stopped when each has made keys and decided on the empty ledger, and go on together:
     one append is refused, and who it was folds, decides again and does nothing.
     """
-    stop = {"CALEDGER_TESTING_STOP_AT": "root_manager.decided=STOP"}
+    stop = {"CALEDGER_TESTING_STOP_AT": "root_manager.decided=STOP"}  # each once
     async with only_server(tmp_path) as server, Node(server.data) as node:
-        both = [await node.start("root-manager", environment=stop) for _ in range(2)]
+        both = [
+            await node.start(
+                "root-manager",
+                environment={**stop, "CALEDGER_TESTING_ONCE": str(tmp_path / f"stopped-{number}")},
+            )
+            for number in range(2)
+        ]
         await node.start("leader-elector")
         for process in both:
             await stands_still(process.pid)
