@@ -217,16 +217,31 @@ def test_a_huge_rsa_key_is_refused_before_its_signature_is_looked_at() -> None:
     assert refusal(request)[0] == "key_not_allowed"
 
 
-def test_a_signature_by_another_key_is_refused() -> None:
-    """Hazard H8: Consul never looks."""
-    good = x509.load_der_x509_csr(factories.csr())
+AGENT = f"spiffe://{TRUST_DOMAIN}/agent/client/dc/dc1/id/n1"
+GATEWAY = f"spiffe://{TRUST_DOMAIN}/gateway/mesh/dc/dc1"
+SERVER = f"spiffe://{TRUST_DOMAIN}/agent/server/dc/dc1"
+
+EVERY_KIND = [
+    asker(),
+    asker(AGENT, kind="agent", name="n1"),
+    asker(GATEWAY, kind="gateway", name=""),
+    asker(SERVER, kind="server", name=""),
+]
+
+
+@pytest.mark.parametrize("who", EVERY_KIND, ids=lambda who: who.kind)
+def test_h8_who_asks_shows_that_the_key_is_theirs_on_every_path(who: Asker) -> None:
+    """H8: Consul never looks at a CSR's own signature."""
+    good = x509.load_der_x509_csr(factories.csr(uri=who.identity))
     stolen = certificates.assemble(
         good.tbs_certrequest_bytes,
         factories.sign_with(factories.ca_key(number=7), good.tbs_certrequest_bytes),
         "ec",
     )
 
-    assert refusal(stolen) == ("bad_signature", "CSR signature does not verify with its own key")
+    no = "CSR signature does not verify with its own key"
+    assert refusal(stolen, who) == ("bad_signature", no)
+    assert check(factories.csr(uri=who.identity), who).dns == ()
 
 
 def test_a_signature_of_another_algorithm_than_the_keys_is_refused() -> None:
@@ -293,6 +308,23 @@ def test_names_beside_the_one_uri_are_refused_in_consuls_order(
     assert refusal(factories.csr(names=names)) == (code, message)
 
 
+@pytest.mark.parametrize("who", EVERY_KIND, ids=lambda who: who.kind)
+def test_h18_exactly_one_uri_and_no_mail_address_on_every_path(who: Asker) -> None:
+    """H18: Consul's path for agents does not count them, and its provider copies all (12)."""
+    mine = UNIFORM(who.identity)
+    count = "CSR SAN contains an invalid number of URIs"
+
+    assert refusal(factories.csr(names=[mine, mine]), who) == ("uri_count", f"{count}: 2")
+    for first, second in ((mine, UNIFORM(OTHER)), (UNIFORM(OTHER), mine)):
+        assert refusal(factories.csr(names=[first, second]), who) == ("uri_count", f"{count}: 2")
+    assert refusal(factories.csr(names=[DNS]), who) == ("uri_count", f"{count}: 0")
+    assert refusal(factories.csr(names=[]), who)[0] == "uri_count"
+    assert refusal(factories.csr(names=[mine, MAIL]), who) == (
+        "email_san",
+        "CSR SAN does not allow specifying email addresses",
+    )
+
+
 def test_h8_dns_names_and_addresses_are_certified_as_the_policy_allows_and_never_dropped() -> None:
     """H8: Consul copies whatever DNS and IP names are asked for."""
     allowed = AllowedNames(dns=("{name}.example", "*.web.example"), ip=("127.0.0.0/8", "::1"))
@@ -328,19 +360,7 @@ def test_so_many_names_are_not_read() -> None:
     assert len(check(factories.csr(names=names[:-1]), asker(allowed=allowed)).dns) == 31
 
 
-AGENT = f"spiffe://{TRUST_DOMAIN}/agent/client/dc/dc1/id/n1"
-GATEWAY = f"spiffe://{TRUST_DOMAIN}/gateway/mesh/dc/dc1"
-SERVER = f"spiffe://{TRUST_DOMAIN}/agent/server/dc/dc1"
-
-
-@pytest.mark.parametrize(
-    "who",
-    [
-        asker(AGENT, kind="agent", name="n1"),
-        asker(GATEWAY, kind="gateway", name=""),
-        asker(SERVER, kind="server", name=""),
-    ],
-)
+@pytest.mark.parametrize("who", EVERY_KIND[1:], ids=lambda who: who.kind)
 def test_12_every_kind_of_identity_is_certified_for_itself_only(who: Asker) -> None:
     """12. AuthorizeAndSignCertificate: each kind by its own right, the signing URI never."""
     assert check(factories.csr(uri=who.identity), who).dns == ()

@@ -109,6 +109,7 @@ def issuer_of(kind: str) -> bytes:
 @pytest.mark.parametrize("ca_kind", CA_KINDS)
 @pytest.mark.parametrize("leaf_kind", LEAF_KINDS)
 def test_the_template_makes_the_general_builders_bytes(leaf_kind: str, ca_kind: str) -> None:
+    """43. SignLeaf over key types: URI kept, CN empty, SKI = key id of the CSR's key."""
     issuer, key, signer = (
         issuer_of(ca_kind),
         factories.ca_key(leaf_kind, 2),
@@ -260,7 +261,7 @@ def test_a_leaf_begins_a_minute_ago_and_lasts_its_time_to_live() -> None:
 def test_no_leaf_is_valid_when_its_issuer_is_not(
     now: int, micros: int, ttl_seconds: int, issuer_seconds: int
 ) -> None:
-    """Failure F18, hazard H9."""
+    """H9: Consul's leaves may outlive their issuer. Failure F18."""
     issuer_not_after = NOW + timedelta(seconds=issuer_seconds)
     moment = NOW + timedelta(seconds=now, microseconds=micros)
     try:
