@@ -11,8 +11,15 @@ from projections.bundle import Roots
 from services.client import SigningRequest
 from services.error_reply import ErrorReply
 from services.issued import IssuedCert
+from services.status import Status
 
-MESSAGES = {"request": SigningRequest, "issued": IssuedCert, "error": ErrorReply, "roots": Roots}
+MESSAGES = {
+    "request": SigningRequest,
+    "issued": IssuedCert,
+    "error": ErrorReply,
+    "roots": Roots,
+    "status": Status,
+}
 
 
 def schemas() -> dict[str, Any]:
