@@ -159,6 +159,10 @@ class Subjects:
         # signing requests
         self.sign_all = f"ca.{dc}.sign.>"
         self.work_all = f"ca.{dc}.work.*.>"  # the same once they are mapped to partitions
+        # those that are kept until they are done
+        self.submit_all = f"ca.{dc}.submit.>"
+        self.submit_stream = f"CA_SUBMIT_{dc}"
+        self.submitted_all = f"ca.{dc}.submitted.*.>"  # once mapped to partitions, and stored
 
     def grant(self, signer: str) -> str:
         """Return the subject of a signer's grants."""
@@ -179,19 +183,41 @@ class Subjects:
         """Return the subjects of all identities of a kind."""
         return f"ca.{self.datacenter}.sign.{kind}.*"
 
+    def submit(self, kind: str, name: str = "") -> str:
+        """Return the subject on which the same is asked for durably; raises BadNameError."""
+        return f"ca.{self.datacenter}.submit.{'.'.join(identity_tokens(kind, name))}"
+
+    def submit_every(self, kind: str) -> str:
+        """Return the subjects of all identities of a kind, asked for durably."""
+        return f"ca.{self.datacenter}.submit.{kind}.*"
+
     def work(self, partition: int) -> str:
         """Return what the signer of a partition subscribes to."""
         return f"ca.{self.datacenter}.work.{partition}.>"
 
     def sign_mappings(self) -> dict[str, str]:
-        """Return the mappings from `sign` to `work` of account CA (architecture 3.2)."""
+        """Return the mappings from `sign` to `work` of account WORKERS (architecture 3.2)."""
+        return self._partitioned("sign", "work")
+
+    def submit_mappings(self) -> dict[str, str]:
+        """Return the mappings from `submit` to `submitted` of account CA, which stores them."""
+        return self._partitioned("submit", "submitted")
+
+    def _partitioned(self, asked: str, heard: str) -> dict[str, str]:
         dc = self.datacenter
         return {
-            f"ca.{dc}.sign.*.*": f"ca.{dc}.work.{{{{partition({PARTITIONS},1,2)}}}}"
+            f"ca.{dc}.{asked}.*.*": f"ca.{dc}.{heard}.{{{{partition({PARTITIONS},1,2)}}}}"
             ".{{wildcard(1)}}.{{wildcard(2)}}",
-            f"ca.{dc}.sign.*": f"ca.{dc}.work.{{{{partition({PARTITIONS},1)}}}}"
+            f"ca.{dc}.{asked}.*": f"ca.{dc}.{heard}.{{{{partition({PARTITIONS},1)}}}}"
             ".{{wildcard(1)}}",
         }
+
+    def work_of_submitted(self, subject: str) -> str:
+        """Return the subject on which the same would be heard at once; raises BadNameError."""
+        prefix = f"ca.{self.datacenter}.submitted."
+        if not subject.startswith(prefix):
+            raise BadNameError(f"{subject!r} holds no durable request of {self.datacenter}")
+        return f"ca.{self.datacenter}.work.{subject.removeprefix(prefix)}"
 
     def parse_work(self, subject: str) -> SignSubject:
         """Read the subject of a request as a signer hears it; raises BadNameError."""

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from events.base import Struct
-from events.leaves import LeafIssued
 from events.revocation import RevokedLeaf
+from projections.answers import LEAF, REFUSED, Answer, IssuedLeaf, issued, kept_refusal
 from projections.disk import (
     Identity,
     ReplacedError,
@@ -25,17 +25,7 @@ from projections.disk import (
     open_to_read,
     replacement_is_told,
 )
-from projections.issuance_rows import PROJECTION, VERSION, LeafRow
-
-
-class IssuedLeaf(Struct):
-    """An issued certificate and its place in the ledger."""
-
-    sequence: int
-    position: int  # of the event in its entry
-    event_id: str
-    leaf: LeafIssued
-    irregular: str | None  # which rules it breaks; None: it is as it should be
+from projections.issuance_rows import PROJECTION, VERSION
 
 
 class IssuanceCounts(Struct):
@@ -92,13 +82,11 @@ class WentBackError(Exception):
     """
 
 
-_LEAF: Final = f"SELECT {', '.join(LeafRow.__struct_fields__)} FROM leaves "  # noqa: S608  # our names
-_FIRST: Final = _LEAF + "WHERE identity = ? AND request_id = ? ORDER BY sequence, position LIMIT 1"
-_LATEST: Final = _LEAF + "WHERE identity = ? ORDER BY sequence DESC, position DESC LIMIT ?"
+_FIRST: Final = LEAF + "WHERE identity = ? AND request_id = ? ORDER BY sequence, position LIMIT 1"
+_LATEST: Final = LEAF + "WHERE identity = ? ORDER BY sequence DESC, position DESC LIMIT ?"
 _LIVE: Final = "SELECT count(*) FROM leaves WHERE issuer_key_id = ? AND expires > ?"
 _CHOSEN: Final = "SELECT serial, issuer_key_id, identity, not_after FROM leaves WHERE expires > ?"
-_NAMED: Final = _LEAF + "WHERE kind = ? AND name = ? ORDER BY sequence DESC, position DESC LIMIT ?"
-_NAMES: Final = msgspec.json.Decoder(tuple[str, ...])
+_NAMED: Final = LEAF + "WHERE kind = ? AND name = ? ORDER BY sequence DESC, position DESC LIMIT ?"
 
 
 class IssuanceReader:
@@ -126,14 +114,16 @@ class IssuanceReader:
 
     def find_all(
         self, requests: Sequence[tuple[str, str]]
-    ) -> tuple[int, dict[tuple[str, str], IssuedLeaf]]:
-        """Return the position, and the first certificate of each identity and request id.
+    ) -> tuple[int, dict[tuple[str, str], Answer]]:
+        """Return the position, and the answer of each identity and request id that has one.
+
+        That is its first certificate, else the refusal that is kept for it.
 
         One look at the file, so all of it is of one position, and cheaper than one by one (about
         10 us each): most of what a question costs beside a busy writer is to begin and end it.
         Raises WentBackError where the file holds less than this reader has seen it hold.
         """
-        found: dict[tuple[str, str], IssuedLeaf] = {}
+        found: dict[tuple[str, str], Answer] = {}
         with self._damage_ends_it():
             db = self._current()
             if db is None:
@@ -141,7 +131,10 @@ class IssuanceReader:
             with self._snapshot(db) as position:
                 for identity, request_id in requests:
                     for row in db.execute(_FIRST, (identity, request_id)):
-                        found[identity, request_id] = _issued(row)
+                        found[identity, request_id] = issued(row)
+                    if (identity, request_id) not in found:
+                        for row in db.execute(REFUSED, (identity, request_id)):
+                            found[identity, request_id] = kept_refusal(row)
         return position, found
 
     def by_identity(self, identity: str, *, limit: int = 100) -> tuple[int, list[IssuedLeaf]]:
@@ -226,7 +219,7 @@ class IssuanceReader:
             if db is None:
                 return 0, []
             with self._snapshot(db) as position:
-                return position, [_issued(row) for row in db.execute(query, values)]
+                return position, [issued(row) for row in db.execute(query, values)]
 
     @contextmanager
     def _damage_ends_it(self) -> Iterator[None]:
@@ -311,34 +304,3 @@ def _checked(db: sqlite3.Connection) -> sqlite3.Connection | None:
 
 def _one(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else (text,)
-
-
-def _issued(columns: tuple[Any, ...]) -> IssuedLeaf:
-    """Make the event again from a row, whose columns are LeafRow's fields in their order."""
-    sequence, position, event_id, _stored, request_id, identity, kind, name, *more = columns
-    serial, key_id, issuer_key_id, not_before, not_after, _expires, certificate, *more = more
-    csr_sha256, signer, grant_sequence, requester, dns, ip, irregular = more
-    return IssuedLeaf(
-        sequence=sequence,
-        position=position,
-        event_id=event_id,
-        leaf=LeafIssued(
-            request_id=request_id,
-            identity=identity,
-            kind=kind,
-            name=name,
-            serial=serial,
-            key_id=key_id,
-            issuer_key_id=issuer_key_id,
-            not_before=datetime.fromisoformat(not_before),
-            not_after=datetime.fromisoformat(not_after),
-            certificate=certificate,
-            csr_sha256=csr_sha256,
-            signer=signer,
-            grant_sequence=grant_sequence,
-            requester=requester,
-            dns=_NAMES.decode(dns),
-            ip=_NAMES.decode(ip),
-        ),
-        irregular=irregular,
-    )

@@ -20,6 +20,17 @@ FIRST_SERVER_SECONDS: Final = 2.0
 SILENCE_SECONDS: Final = 0.3  # after which no server that nobody knows of is expected to answer
 MISSING_SECONDS: Final = 3.0  # for a server to answer that another is connected to
 
+# Durable requests: what waits is bounded, and full for one identity before it is for all.
+SUBMIT_BYTES_MAX: Final = 256 * 1024 * 1024
+SUBMIT_MESSAGE_BYTES_MAX: Final = 96 * 1024  # a body's 64 kB, and headers with who asks
+SUBMIT_PER_IDENTITY_MAX: Final = 64
+SUBMIT_DUPLICATE_WINDOW: Final = 100 * 10**6  # ns, the least: message ids are the askers' to choose
+
+_MADE_BEFORE: Final = (
+    "; or `init` was done by a version that had no durable requests, whose accounts have no "
+    "subjects for them either: this version needs a node of its own"
+)
+
 Settings = dict[str, Any]  # of a stream, by JetStream's own names
 
 
@@ -63,6 +74,18 @@ def stream_settings(
         {**_bucket(subjects, subjects.lease_bucket, replicas), "allow_msg_ttl": True},
         _bucket(subjects, subjects.root_keys_bucket, replicas),
         _bucket(subjects, subjects.signing_keys_bucket, replicas),
+        {
+            **_stream(subjects.submit_stream, subjects.submitted_all, replicas),
+            "retention": "workqueue",  # a signer removes each once it is done
+            "deny_delete": False,
+            "deny_purge": True,
+            "max_bytes": SUBMIT_BYTES_MAX,
+            "max_msg_size": SUBMIT_MESSAGE_BYTES_MAX,
+            "max_msgs_per_subject": SUBMIT_PER_IDENTITY_MAX,
+            "discard_new_per_subject": True,
+            "duplicate_window": SUBMIT_DUPLICATE_WINDOW,
+            "allow_direct": False,  # a copy that lags would deny what was acknowledged
+        },
     ]
 
 
@@ -113,6 +136,7 @@ async def check(
             raise SetupError(
                 f"{each['name']}: no such stream; run `caledger init` first. If that was done, the "
                 "server may have the wrong JetStream encryption key or store folder"
+                + (_MADE_BEFORE if each["name"] == subjects.submit_stream else "")
             )
         compare(each, info.config)
 

@@ -150,7 +150,9 @@ class NatsServer:
         self._process = None
 
     def _configuration(self) -> str:
-        mappings = json.dumps(self._subjects.sign_mappings(), indent=2)
+        mappings = json.dumps(
+            self._subjects.sign_mappings() | self._subjects.submit_mappings(), indent=2
+        )
         return f"""
 server_name: {self.name}
 listen: "127.0.0.1:{self.port}"

@@ -10,7 +10,7 @@ listed here: a reply that comes back through one stays in the account of who ask
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from events.base import Struct
@@ -123,6 +123,7 @@ def from_ca_to_clients(subjects: Subjects) -> tuple[Crossing, ...]:
             answers="Stream",
             local=subjects.roots_read,
         ),
+        Crossing(subject=subjects.submit_all, kind="service"),  # the answer: that it is stored
         Crossing(subject=subjects.roots_changed, kind="stream"),
         Crossing(subject=subjects.reissue, kind="stream"),
         Crossing(subject=subjects.live, kind="stream"),
@@ -149,7 +150,7 @@ def operator_claims(keys: PublicKeys) -> dict[str, Any]:
 
 
 def ca_claims(keys: PublicKeys, subjects: Subjects) -> dict[str, Any]:
-    """Return account CA: JetStream, and what it answers."""
+    """Return account CA: JetStream, and what it answers; it maps durable requests to partitions."""
     out = dict.fromkeys(
         crossing.exported()
         for crossing in (*from_ca_to_workers(subjects), *from_ca_to_clients(subjects))
@@ -159,6 +160,7 @@ def ca_claims(keys: PublicKeys, subjects: Subjects) -> dict[str, Any]:
         "limits": {**_LIMITS, **_JETSTREAM},
         "exports": [crossing.export() for crossing in out],
         "imports": _imports(keys.sys, from_sys(subjects)),
+        "mappings": _mappings(subjects.submit_mappings()),
     }
 
 
@@ -173,10 +175,6 @@ def workers_claims(keys: PublicKeys, subjects: Subjects) -> dict[str, Any]:
         for subject in carried(subjects)
         if subject != subjects.carried(subject)
     }
-    mappings = {
-        asked: [{"subject": heard, "weight": 100}]
-        for asked, heard in (subjects.sign_mappings() | api).items()
-    }
     return {
         **_account(keys.workers_signing),
         "exports": [crossing.export() for crossing in from_workers_to_clients(subjects)],
@@ -184,7 +182,7 @@ def workers_claims(keys: PublicKeys, subjects: Subjects) -> dict[str, Any]:
             *_imports(keys.sys, from_sys(subjects)),
             *_imports(keys.ca, from_ca_to_workers(subjects)),
         ],
-        "mappings": mappings,
+        "mappings": _mappings(subjects.sign_mappings() | api),
     }
 
 
@@ -205,6 +203,10 @@ def sys_claims(keys: PublicKeys, subjects: Subjects) -> dict[str, Any]:
         **_account(keys.sys_signing),
         "exports": [crossing.export() for crossing in from_sys(subjects)],
     }
+
+
+def _mappings(heard_of_asked: Mapping[str, str]) -> dict[str, Any]:
+    return {asked: [{"subject": heard, "weight": 100}] for asked, heard in heard_of_asked.items()}
 
 
 def _if_other(name: str, subject: str) -> str | None:

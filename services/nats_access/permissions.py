@@ -17,6 +17,8 @@ from events.subjects import NAMELESS_KINDS, BadNameError, Subjects, decode_name
 
 EVERY_NAME: Final = "*"
 
+GRANTED_BYTES_MAX: Final = 36_000  # of subjects; a token that fits `server_config`'s control line
+
 CLAIMS_UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
 
 _ANSWERS: Final = ("_R_.>", "_INBOX.>")  # where those are heard who ask
@@ -94,6 +96,7 @@ def permissions(
                     *_reads(subjects),
                     subjects.audit_read,
                     subjects.sign_all,
+                    subjects.submit_all,
                     subjects.status_get,
                     subjects.config_get,
                     *subjects.commands,
@@ -106,7 +109,14 @@ def permissions(
                 subscribe=(inbox, *_hears(subjects), subjects.live),
             )
         case Role.CLIENT:
-            asks = tuple(sign_subject(subjects, identity) for identity in sign)
+            asks = tuple(
+                subject for identity in sign for subject in sign_subjects(subjects, identity)
+            )
+            if sum(map(len, asks)) > GRANTED_BYTES_MAX:
+                raise BadGrantError(
+                    "too many identities to be told in one user's token: grant all of a kind "
+                    f"('service.{EVERY_NAME}'), or make several users"
+                )
             return Permissions(
                 publish=(*_reads(subjects), *asks), subscribe=(inbox, *_hears(subjects))
             )
@@ -114,8 +124,8 @@ def permissions(
             assert_never(role)
 
 
-def sign_subject(subjects: Subjects, identity: str) -> str:
-    """Return where `service.web`, all of `service.*`, or `gateway` is asked for.
+def sign_subjects(subjects: Subjects, identity: str) -> tuple[str, str]:
+    """Return where `service.web`, all of `service.*`, or `gateway` is asked for: now, and durably.
 
     Raises BadGrantError.
 
@@ -124,20 +134,20 @@ def sign_subject(subjects: Subjects, identity: str) -> str:
     """
     kind, dot, name = identity.partition(".")
     if kind in NAMELESS_KINDS and not dot:
-        return subjects.sign(kind)
+        return subjects.sign(kind), subjects.submit(kind)
     if kind not in IDENTITY_KINDS or kind in NAMELESS_KINDS or not dot:
         raise BadGrantError(
             f"{identity!r} is not written as service.NAME, agent.NAME, gateway or server"
         )
     if name == EVERY_NAME:
-        return subjects.sign_every(kind)
+        return subjects.sign_every(kind), subjects.submit_every(kind)
     if {"*", ">"} & set(name):
         raise BadGrantError(
             f"{identity!r}: all of them are '{kind}.{EVERY_NAME}'; one of that very name is "
             f"{kind}.{name.replace('*', '%2A').replace('>', '%3E')}"
         )
     try:
-        return subjects.sign(kind, _decoded(name))
+        return subjects.sign(kind, _decoded(name)), subjects.submit(kind, _decoded(name))
     except BadNameError as error:
         raise BadGrantError(f"{identity!r}: {error}") from error
 
@@ -156,6 +166,7 @@ def streams_of(subjects: Subjects) -> tuple[str, ...]:
     return (
         subjects.ledger_stream,
         subjects.roots_stream,
+        subjects.submit_stream,
         *(subjects.stream_of_bucket(bucket) for bucket in buckets),
     )
 
@@ -202,7 +213,7 @@ def _read_bucket(subjects: Subjects, bucket: str) -> tuple[str, ...]:
 
 
 def _init(subjects: Subjects) -> tuple[str, ...]:
-    verbs = ("CREATE", "UPDATE")  # nobody may delete or purge
+    verbs = ("CREATE", "UPDATE")  # nobody may delete or purge a stream
     changes = (
         f"$JS.API.STREAM.{verb}.{stream}" for verb in verbs for stream in streams_of(subjects)
     )
@@ -239,6 +250,8 @@ def _signs(subjects: Subjects) -> tuple[str, ...]:
         *_read_bucket(subjects, subjects.lease_bucket),
         subjects.key(subjects.lease_bucket, subjects.signer_lease("*")),
         *_read_bucket(subjects, subjects.signing_keys_bucket),
+        f"$JS.API.STREAM.MSG.GET.{subjects.submit_stream}",
+        f"$JS.API.STREAM.MSG.DELETE.{subjects.submit_stream}",  # each once it is done
     )
 
 

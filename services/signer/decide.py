@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 from events.authority import RootPublished, SanPolicy
 from events.base import Struct
 from events.leaves import LeafIssued
+from projections.answers import Answer, IssuedLeaf, KeptRefusal
 from projections.authority import AuthorityState, Issuer
-from projections.issuance import IssuedLeaf
 from services.pki import certificates, leaf
 from services.pki.csr import CheckedCsr
 from services.refusals import RefusedError
 from services.signer.request import SignRequest
 
+NOT_YET: Final = frozenset({"rate_limited", "not_ready", "busy", "pending", "not_found"})
+"""What may be answered otherwise later. All else is said of the request itself, for ever."""
+
 _UNINITIALIZED = "CA is uninitialized and unable to sign certificates yet"  # Consul's text
+
+
+class RefusedBeforeError(RefusedError):
+    """The refusal that the ledger keeps as a request id's answer; it is not recorded again."""
 
 
 class Terms(Struct):
@@ -65,14 +73,17 @@ def ready(terms: Terms | None) -> Terms:
 
 
 def repeated(
-    request: SignRequest, csr_sha256: str | None, known: IssuedLeaf | None
+    request: SignRequest, csr_sha256: str | None, known: Answer | None
 ) -> IssuedLeaf | None:
     """Return what the request id got before; None: a new leaf is to be issued.
 
     `known` is what the ledger holds for this identity and request id. Raises RefusedError:
     `request_id_conflict` for another CSR under a known id, never somebody's certificate;
-    `not_found` for a look-up of an id that is not known.
+    `not_found` for a look-up of an id that is not known; RefusedBeforeError for an id that was
+    refused for ever.
     """
+    if isinstance(known, KeptRefusal):
+        raise RefusedBeforeError(known.code, known.message)
     if request.csr_der is None:
         if known is None:
             raise RefusedError(

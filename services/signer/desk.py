@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from events.leaves import IdentityKind
+from events.leaves import IdentityKind, LeafRefused
 from events.subjects import Subjects
 from projections.authority import AuthorityState
 from services.clock import Clock, Entropy
@@ -21,8 +21,8 @@ from services.signer import decide
 from services.signer.decide import Life, Terms
 from services.signer.holdings import Holdings
 from services.signer.refused import Refusal
-from services.signer.request import read_name, read_request, read_request_id
-from services.signer.work import Signed, Work
+from services.signer.request import check_durable, read_name, read_request, read_request_id
+from services.signer.work import Signed, TurnedDown, Work
 from services.stamping import Stamper
 
 KEY_TRIES: Final = 50  # while a new signing key has not come to the replica that is asked
@@ -74,6 +74,8 @@ class Desk:
                 raise RefusedError("malformed", "the headers leave open who asks")
             if request.csr_der is not None:
                 work.csr_sha256 = hashlib.sha256(request.csr_der).hexdigest()
+            if work.submissions:
+                check_durable(request)
             work.request = request
 
     def check(self, work: Work) -> None:
@@ -126,6 +128,31 @@ class Desk:
         return Signed(
             work=work, leaf=issued, event=self._stamper.stamp(issued, subject=work.identity)
         )
+
+    def turned_down(self, work: Work, refused: RefusedError, *, grant_sequence: int) -> TurnedDown:
+        """Return what records that a durable request is never signed, and is its id's answer.
+
+        Not where its id has another answer, or will have: that of the first CSR under it.
+        """
+        told = self.refusal(work, refused)
+        event = LeafRefused(
+            request_id=told.request_id,
+            identity=told.identity,
+            code=told.code,
+            message=told.message,
+            signer=self._signer,
+            grant_sequence=grant_sequence,
+            requester=told.requester,
+            durable=refused.code != "request_id_conflict",
+        )
+        stamped = self._stamper.stamp(event, subject=told.identity or self._signer)
+        return TurnedDown(work=work, refused=refused, refusal=event, event=stamped)
+
+    def read_refused(self, work: Work, refused: RefusedError) -> None:
+        """Find out of a durable request that cannot be read whose it is, as far as that is told."""
+        work.refused = refused
+        work.identity = self._identity_of(work.subject)
+        work.refused_id = read_request_id(work.body)
 
     def refusal(self, work: Work, refused: RefusedError) -> Refusal:
         """Return what to record of a refusal: as much as is known, and nothing of the body."""

@@ -32,6 +32,10 @@ class Held:
         self._bytes += work.size
         return True
 
+    def all(self) -> frozenset[Work]:
+        """Return those that wait."""
+        return frozenset(self._works)
+
     def release(self, standing: Callable[[Work], Standing]) -> list[Work]:
         """Take out those that need not wait any more, in their order."""
         return self._take(lambda work: standing(work) != "held")

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from projections.issuance import IssuanceReader, IssuedLeaf
+from projections.answers import Answer
+from projections.issuance import IssuanceReader
 from services.signer import holdings
 from services.signer.holdings import Holdings
 
@@ -20,7 +21,7 @@ class Memory:
 
     def __init__(self, index: IssuanceReader) -> None:
         self._index = index
-        self._entries: dict[Key, IssuedLeaf] = {}
+        self._entries: dict[Key, Answer] = {}
         self._order: deque[tuple[int, Key]] = deque()
         self._position = 0
         self._relied = 0  # an index that has reached this is relied on
@@ -35,7 +36,7 @@ class Memory:
         """Say whether the index has gone back behind what was relied on: it was deleted, say."""
         return self._position < self._relied
 
-    def look_up(self, keys: Sequence[Key]) -> dict[Key, IssuedLeaf]:
+    def look_up(self, keys: Sequence[Key]) -> dict[Key, Answer]:
         """Return what the ledger holds for request ids, as far as their partitions' gates are open.
 
         What is committed afterwards is told by `recent` until the next look-up: nothing is
@@ -47,17 +48,14 @@ class Memory:
         self._forget()
         return {**found, **recent}
 
-    def recent(self, key: Key) -> IssuedLeaf | None:
+    def recent(self, key: Key) -> Answer | None:
         """Return what this run committed since the last look-up, at least."""
         return self._entries.get(key)
 
-    def remember(self, issued: IssuedLeaf) -> None:
-        """Take note of what was committed; without a request id it is never asked for again."""
-        if issued.leaf.request_id is None:
-            return
-        key = issued.leaf.identity, issued.leaf.request_id
-        self._entries[key] = issued
-        self._order.append((issued.sequence, key))
+    def remember(self, key: Key, answer: Answer) -> None:
+        """Take note of what was committed for a request id."""
+        self._entries[key] = answer
+        self._order.append((answer.sequence, key))
 
     def known(self, held: Holdings) -> Holdings:
         """Look how far the index is; return what is held, its gates opened as far as that."""

@@ -29,9 +29,14 @@ class Pending:
         assert work.request is not None
         if work.request.csr_der is not None:
             decide.same_csr(work.request.request_id, work.csr_sha256, first.csr_sha256)
+        first.submissions += [one for one in work.submissions if one not in first.submissions]
         room = REPLIES_MAX - len(first.replies)
         first.replies += [reply for reply in work.replies if reply not in first.replies][:room]
         return True
+
+    def waits(self, work: Work) -> bool:
+        """Say whether another request of its id is worked on."""
+        return work.key is not None and self._works.get(work.key) not in (None, work)
 
     def begin(self, work: Work) -> None:
         """Take note of a work whose request id nobody works on."""

@@ -17,7 +17,7 @@ from services.signer.memory import Memory
 from services.signer.pending import Pending
 from services.signer.refused import RefusalRecord
 from services.signer.replies import Replies
-from services.signer.work import Signed, Work
+from services.signer.work import Decided, Signed, Work
 from services.stamping import Stamper
 
 # In one entry, beside its leaves, which leave a quarter of it (`batch.LEAVES_BYTES_MAX`): a refusal
@@ -38,7 +38,8 @@ class NotRecordedError(Exception):
 class Recorder:
     """Appends under this run's grant, and replies to each whose certificate is durable.
 
-    `follow` folds `authority` and takes up what it says of this run.
+    `follow` folds `authority` and takes up what it says of this run; `done` hears of each request
+    whose answer is durable.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Recorder:
         stamper: Stamper,
         clock: Clock,
         follow: Callable[[], Awaitable[None]],
+        done: Callable[[Work], None],
     ) -> None:
         self._run = run
         self._ledger = ledger
@@ -65,13 +67,14 @@ class Recorder:
         self._stamper = stamper
         self._clock = clock
         self._follow = follow
+        self._done = done
         self._closing = False
 
     def settle(self) -> None:
         """Record all refusals from now on, also those whose sum is not due yet."""
         self._closing = True
 
-    async def record(self, group: Sequence[Signed]) -> list[Work]:
+    async def record(self, group: Sequence[Decided]) -> list[Work]:
         """Record what was signed and refused, then reply; return what is to be decided anew.
 
         That is what was signed under another grant than the current one: its signatures are
@@ -79,8 +82,8 @@ class Recorder:
         OutcomeUnknownError.
         """
         grant_sequence = self._grantee.holdings.grant_sequence
-        anew = [one.work for one in group if one.leaf.grant_sequence != grant_sequence]
-        group = [one for one in group if one.leaf.grant_sequence == grant_sequence]
+        anew = [one.work for one in group if one.grant_sequence != grant_sequence]
+        group = [one for one in group if one.grant_sequence == grant_sequence]
         refusals = self._refusals_to_record(grant_sequence)
         events = [one.event for one in group] + [self._stamp(one) for one in refusals]
         if not events:
@@ -124,10 +127,18 @@ class Recorder:
         identity = event.identity if isinstance(event, LeafRefused) else None
         return self._stamper.stamp(event, subject=identity or self._run)
 
-    async def _reply(self, group: Sequence[Signed], sequence: int) -> None:
-        issued = [one.issued(sequence, position) for position, one in enumerate(group)]
-        for one, now in zip(group, issued, strict=True):
-            self._memory.remember(now)  # before the first reply lets anyone ask again
+    async def _reply(self, group: Sequence[Decided], sequence: int) -> None:
+        for position, one in enumerate(group):
+            answer = one.answer(sequence, position)
+            if answer is not None and one.work.key is not None:
+                # before the first reply lets anyone ask again, or a durable request is removed
+                self._memory.remember(one.work.key, answer)
             self._pending.end(one.work)
-        for one, now in zip(group, issued, strict=True):
-            await self._replies.issued(one.work, now)
+        if any(one.work.submissions for one in group):
+            reached("submission.recorded")
+        for position, one in enumerate(group):
+            if isinstance(one, Signed):
+                await self._replies.issued(one.work, one.answer(sequence, position))
+            else:
+                await self._replies.turned_down(one.work, one.refused)
+            self._done(one.work)

@@ -8,11 +8,12 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from projections.issuance import IssuedLeaf
+from projections.answers import IssuedLeaf
 from services import error_reply
 from services.clock import Clock
 from services.issued import issued_cert
 from services.refusals import RefusedError
+from services.signer.decide import NOT_YET, RefusedBeforeError
 from services.signer.desk import Desk
 from services.signer.grantee import Grantee
 from services.signer.refused import RefusalRecord
@@ -58,8 +59,12 @@ class Replies:
         """Tell why not, at once: nothing was signed that could be lost with its record."""
         if not self._alive():
             return
-        if refused.code != "not_found":  # a look-up that finds nothing was answered, not refused
+        if _is_news(work, refused):
             self._refusals.add(self._desk.refusal(work, refused), self._clock.now())
+        await self.turned_down(work, refused)
+
+    async def turned_down(self, work: Work, refused: RefusedError) -> None:
+        """Tell a refusal that is recorded already."""
         body, headers = error_reply.encode(refused)
         await self._send(work, body, headers)
 
@@ -69,3 +74,10 @@ class Replies:
                 await self._nc.publish(reply, body, headers=headers)
             except NatsError as error:  # who asked asks again, under the same request id
                 _log.warning("an answer could not be sent", error=str(error) or repr(error))
+
+
+def _is_news(work: Work, refused: RefusedError) -> bool:
+    """Say whether a refusal is to be recorded: not where it only is an answer, or none yet."""
+    if isinstance(refused, RefusedBeforeError) or refused.code in ("not_found", "pending"):
+        return False
+    return bool(work.replies) or refused.code not in NOT_YET  # a durable request is tried again

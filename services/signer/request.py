@@ -33,7 +33,12 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     request_id: object = None
 
 
+class _Told(msgspec.Struct):
+    request_id: object = None
+
+
 _BODY: Final = msgspec.json.Decoder(_Body)
+_TOLD: Final = msgspec.json.Decoder(_Told)
 
 
 def read_request(subjects: Subjects, subject: str, body: bytes) -> SignRequest:
@@ -55,6 +60,14 @@ def read_request(subjects: Subjects, subject: str, body: bytes) -> SignRequest:
     return SignRequest(
         kind=kind, name=name, partition=partition, request_id=request_id, csr_der=csr_der
     )
+
+
+def check_durable(request: SignRequest) -> None:
+    """Raise RefusedError for what cannot be kept: without a request id nobody could fetch it."""
+    if request.request_id is None:
+        raise RefusedError("bad_request_id", "a durable request has a request id")
+    if request.csr_der is None:
+        raise RefusedError("malformed", "a durable request has a csr")
 
 
 @lru_cache(maxsize=4_096)
@@ -82,7 +95,7 @@ def read_request_id(body: bytes) -> str | None:
     if len(body) > BODY_BYTES_MAX:
         return None
     try:
-        told = _BODY.decode(body).request_id
+        told = _TOLD.decode(body).request_id
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return told if isinstance(told, str) and REQUEST_ID.fullmatch(told) else None

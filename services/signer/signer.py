@@ -11,25 +11,26 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from events.log import UnreachableError
-from projections.issuance import IssuanceReader, IssuedLeaf, WentBackError
+from projections.issuance import IssuanceReader, WentBackError
 from services.breakpoints import reached
 from services.keys.interface import KeyStore
 from services.nats_access.asker import may_answer, requester_of
-from services.refusals import RefusedError
-from services.signer import decide
 from services.signer.batch import GroupCommit
+from services.signer.decider import Decider, busy
 from services.signer.desk import Desk
 from services.signer.grantee import Grantee
 from services.signer.held import Held
 from services.signer.holdings import Standing
+from services.signer.intake import Intake
 from services.signer.limits import Limits, Turns
 from services.signer.memory import Memory
 from services.signer.pending import Pending
 from services.signer.recorder import NotRecordedError, Recorder
 from services.signer.refused import RefusalRecord
 from services.signer.replies import Replies
+from services.signer.submit_queue import SubmitQueue
 from services.signer.subscriptions import Subscriptions
-from services.signer.work import Signed, Work, body_of
+from services.signer.work import Decided, Signed, Work, body_of
 from services.stamping import Stamper, source
 from services.startup import Worker
 from services.waiting import cancelled
@@ -37,7 +38,6 @@ from services.waiting import cancelled
 GATE_SECONDS: Final = 0.005  # between two looks at the projections while requests are held
 TICK_SECONDS: Final = 0.1
 FOLLOW_SECONDS: Final = 1.0  # between two looks at `authority` that nothing asked for
-BUSY_RETRY_SECONDS: Final = 1.0
 
 _log = structlog.get_logger()
 
@@ -92,11 +92,13 @@ class Signer:
             clock=clock,
             alive=alive,
         )
-        self._recorder = self._recorder_of(worker, run, stamper)
         self._subscriptions = Subscriptions(requests, subjects, self._hear)
-        self._group = GroupCommit[Work, Signed](prepare=self._prepare, commit=self._commit)
+        self._group = GroupCommit[Work, Decided](prepare=self._prepare, commit=self._commit)
         self._held = Held()
         self._turns = Turns()
+        self._intake = self._intake_of(worker)
+        self._recorder = self._recorder_of(worker, run, stamper)
+        self._decider = self._new_decider()
         self._moved = asyncio.Event()
         self._gated = asyncio.Event()
         self._withdrawn = asyncio.Event()
@@ -115,6 +117,30 @@ class Signer:
             stamper=stamper,
             clock=worker.clock,
             follow=self.follow,
+            done=self._intake.done,
+        )
+
+    def _intake_of(self, worker: Worker) -> Intake:
+        return Intake(
+            SubmitQueue(worker.nc, worker.subjects),
+            holdings=lambda: self._grantee.holdings,
+            standing=self._grantee.standing,
+            put=self._put,
+            put_first=self._group.put_first,
+        )
+
+    def _new_decider(self) -> Decider:
+        return Decider(
+            desk=self._desk,
+            grantee=self._grantee,
+            memory=self._memory,
+            pending=self._pending,
+            limits=self._limits,
+            turns=self._turns,
+            refusals=self._refusals,
+            replies=self._replies,
+            intake=self._intake,
+            group=self._group,
         )
 
     # --- the shell
@@ -132,6 +158,7 @@ class Signer:
             self._follow_for_ever(),
             self._open_gates(),
             self._tick(),
+            self._intake.run(),
         )
         tasks = [asyncio.create_task(loop) for loop in loops]
         try:
@@ -165,8 +192,13 @@ class Signer:
             if not self._following.locked():
                 async with self._following:
                     await self._subscriptions.tidy()
-            for work in self._held.late(asyncio.get_running_loop().time()):
-                await self._refuse(work, _busy("this node's projections are behind"))
+            now = asyncio.get_running_loop().time()
+            for work in self._held.late(now):
+                await self._decider.refuse(work, busy("this node's projections are behind"))
+            for work in self._intake.late(now):
+                await self._decider.refuse(
+                    work, busy("the queue of durable requests does not answer")
+                )
             if self._refusals.sum_is_due(self._clock.now()):
                 self._group.nudge()
 
@@ -204,7 +236,7 @@ class Signer:
                 self._withdrawn.clear()
             else:
                 self._withdrawn.set()
-            self._record_refusals()
+            self._decider.record_refusals()
             self._gated.set()
 
     # --- what has to wait for the index
@@ -224,7 +256,9 @@ class Signer:
     async def _hold(self, work: Work) -> None:
         self._gated.set()
         if not self._held.add(work):
-            await self._refuse(work, _busy("too many requests wait for this node's projections"))
+            await self._decider.refuse(
+                work, busy("too many requests wait for this node's projections")
+            )
 
     # --- requests
 
@@ -241,20 +275,23 @@ class Signer:
         )
         match self._standing(work):
             case "served":
-                for left in self._group.put((work,)):
-                    await self._refuse(left, _busy("too many requests"))
+                await self._put(work)
             case "held":
                 await self._hold(work)
             case "foreign":
                 pass  # silence: its own signer answers
 
-    async def _prepare(self, chunk: Sequence[Work]) -> list[Signed]:
+    async def _put(self, work: Work) -> None:
+        for left in self._group.put((work,)):
+            await self._decider.refuse(left, busy("too many requests"))
+
+    async def _prepare(self, chunk: Sequence[Work]) -> list[Decided]:
         """Decide some requests: answered, refused, held, dropped, or signed and not recorded.
 
         All on one look at the index, and under the grant of that moment: a partition that comes
         afterwards may hold what was not seen.
         """
-        works = [work for work in chunk if await self._read(work)]
+        works = [work for work in chunk if await self._decider.read(work)]
         try:
             known = self._memory.look_up([work.key for work in works if work.key is not None])
         except WentBackError:
@@ -263,92 +300,31 @@ class Signer:
             return []
         grant_sequence = self._grantee.holdings.grant_sequence
         places = [self._standing(work) for work in works]
-        signed = []
+        decided = []
         for number, (work, place) in enumerate(zip(works, places, strict=True)):
             if self._grantee.holdings.grant_sequence != grant_sequence:
                 self._group.put_first(works[number:])
                 break
             if place == "foreign" or not self._alive():
                 self._pending.end(work)
+                self._intake.put_back(work)
             elif place == "held":
                 await self._hold(work)
-            elif one := await self._decide(work, known.get(work.key) if work.key else None):
-                signed.append(one)
-        if signed:
+            elif one := await self._decider.decide(work, known.get(work.key) if work.key else None):
+                decided.append(one)
+        if any(isinstance(one, Signed) for one in decided):
             reached("signer.signed")
-        return signed
-
-    async def _read(self, work: Work) -> bool:
-        """Find out what is asked for; False where that is refused."""
-        if work.request is not None:
-            return True
-        try:
-            self._desk.read(work)
-        except RefusedError as refused:
-            if self._standing(work) != "foreign":
-                await self._refuse(work, refused)
-            return False
-        return True
-
-    async def _decide(self, work: Work, known: IssuedLeaf | None) -> Signed | None:
-        """Answer, refuse, let wait for its turn or for another's answer; or sign."""
-        try:
-            if self._pending.join(work):
-                return None
-            assert work.request is not None
-            if work.key is not None:
-                known = self._memory.recent(work.key) or known
-            before = decide.repeated(work.request, work.csr_sha256, known)
-            if before is not None:
-                self._pending.end(work)
-                await self._replies.issued(work, before)
-                return None
-            if self._memory.full:
-                raise _busy("this node's projections are too far behind")
-            self._pending.begin(work)
-            self._desk.check(work)
-            reached("signer.checked")
-            if self._limits.admit(work):
-                return await self._desk.sign(
-                    work, grant_sequence=self._grantee.holdings.grant_sequence
-                )
-        except RefusedError as refused:
-            await self._refuse(work, refused)
-            return None
-        self._turns.begin(self._turn(work))
-        return None
-
-    async def _turn(self, work: Work) -> None:
-        try:
-            await self._limits.turn(work)
-        except RefusedError as refused:
-            await self._refuse(work, refused)
-        else:
-            self._group.put_first([work])
-
-    async def _refuse(self, work: Work, refused: RefusedError) -> None:
-        self._pending.end(work)
-        await self._replies.refused(work, refused)
-        self._record_refusals()
-
-    def _record_refusals(self) -> None:
-        """Have the refusals that wait recorded soon, if there is a grant to do it under."""
-        if self._refusals.waiting and self._grantee.holdings.grant_sequence > 0:
-            self._group.nudge()
+        return decided
 
     # --- recording
 
-    async def _commit(self, group: Sequence[Signed]) -> None:
+    async def _commit(self, group: Sequence[Decided]) -> None:
         """Record a group, with the refusals that wait; its certificates are given out then."""
         try:
             anew = await self._recorder.record(group)
         except NotRecordedError:
             for one in group:
-                await self._refuse(one.work, _busy("the ledger accepts no certificates now"))
+                await self._decider.refuse(one.work, busy("the ledger accepts no certificates now"))
             return
         self._group.put_first(anew)
-        self._record_refusals()  # more than one entry takes, or not under the grant before
-
-
-def _busy(message: str) -> RefusedError:
-    return RefusedError("not_ready", message, retry_after=BUSY_RETRY_SECONDS)
+        self._decider.record_refusals()  # more than one entry takes, or not under the grant before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
+from events.subjects import partition_of
 from services import transport
 from services.keys.kek import KeyEncryptionKey
 from services.nats_access import jwt, provision, revocation, users
@@ -22,6 +24,7 @@ from services.nats_access.seeds import WrongKeyError
 from tests.access import CLOCK, DATACENTER, KEK, AccessServer, access_server
 
 SIGN_WEB = "ca.dc1.sign.service.web"
+SUBMIT_WEB = "ca.dc1.submit.service.web"
 
 
 @pytest.fixture
@@ -87,20 +90,24 @@ async def write_one_everywhere(access: AccessServer) -> None:
         (root_manager, subjects.key(subjects.root_keys_bucket, "sentinel")),
         (root_manager, subjects.key(subjects.signing_keys_bucket, "sentinel")),
         (leader_elector, subjects.key(subjects.lease_bucket, subjects.leader_lease())),
+        (await access.connect("admin"), subjects.submit("service", "sentinel")),
     ):
         reply = json.loads((await nc.request(subject, b"x", timeout=5)).data)
         assert "seq" in reply, reply
 
 
 @asynccontextmanager
-async def unharmed(access: AccessServer, *, leaves: int = 0) -> AsyncIterator[None]:
-    """Show that meanwhile nothing was written but this many entries of a signer's own."""
+async def unharmed(
+    access: AccessServer, *, leaves: int = 0, submissions: int = 0
+) -> AsyncIterator[None]:
+    """Show that meanwhile nothing was written but so many entries of a signer's, and requests."""
     init = await access.connect("init")
     before = await last_sequences(access, init)
     yield
     await write_one_everywhere(access)
     expected = {stream: sequence + 1 for stream, sequence in before.items()}
     expected[access.subjects.ledger_stream] += leaves
+    expected[access.subjects.submit_stream] += submissions
     assert await last_sequences(access, init) == expected
 
 
@@ -114,7 +121,9 @@ def targets(access: AccessServer) -> list[str]:
         subjects.key(subjects.root_keys_bucket, "root"),
         subjects.key(subjects.signing_keys_bucket, "key"),
         subjects.key(subjects.lease_bucket, subjects.leader_lease()),
+        "ca.dc1.submitted.50.service.web",
         f"$JS.API.STREAM.DELETE.{subjects.ledger_stream}",
+        f"$JS.API.STREAM.MSG.DELETE.{subjects.ledger_stream}",
         f"$JS.API.STREAM.PURGE.{subjects.stream_of_bucket(subjects.root_keys_bucket)}",
     ]
 
@@ -182,6 +191,7 @@ def everything_published(access: AccessServer) -> Iterable[str]:
         yield f"$JS.API.CONSUMER.MSG.NEXT.{stream}.c"
     yield from ("$JS.API.STREAM.CREATE.EVIL", "$JS.API.STREAM.NAMES", "$JS.API.INFO")
     yield from (subjects.live_authority, subjects.roots_changed, "ca.dc1.work.1.service.web")
+    yield from ("ca.dc1.submitted.1.service.web", f"$JS.ACK.{subjects.submit_stream}.c.1.1.1.1.1")
     yield from ("$SYS.REQ.SERVER.PING", "$SYS.REQ.ACCOUNT.PING.CONNZ", "anything")
 
 
@@ -197,6 +207,8 @@ def everything_heard(access: AccessServer) -> Iterable[str]:
         "$KV.>",
         "$SYS.>",
         access.subjects.ledger,
+        access.subjects.submit_all,
+        access.subjects.submitted_all,
     )
     yield from (access.subjects.authority, access.subjects.roots_log, "_INBOX.*.*")
 
@@ -484,6 +496,154 @@ async def test_who_asks_is_told_by_the_server_whatever_the_asker_writes(
 
     told = json.loads(headers(await signer.next())["Nats-Request-Info"])
     assert told["user"] == jwt.read_creds(access.creds("web")).sub
+
+
+# --- durable requests
+
+
+async def submitted(access: AccessServer) -> list[tuple[str, bytes]]:
+    """Return what the queue holds, as a signer reads it."""
+    signer = await access.connect("signer")
+    found = []
+    subject = f"$JS.API.STREAM.MSG.GET.{access.subjects.submit_stream}"
+    query = {"seq": 1, "next_by_subj": access.subjects.submitted_all}
+    while "message" in (
+        told := json.loads((await signer.request(subject, json.dumps(query).encode())).data)
+    ):
+        message = told["message"]
+        found.append((message["subject"], base64.b64decode(message["data"])))
+        query["seq"] = message["seq"] + 1
+    return found
+
+
+async def test_a_client_submits_its_own_name_and_it_is_stored_in_its_partition(
+    access: AccessServer,
+) -> None:
+    refused: list[str] = []
+    web = await access.client("web", "service.web", refused=refused)
+    forged = {"Nats-Request-Info": '{"user":"forged"}'}
+
+    acknowledged = json.loads((await web.request(SUBMIT_WEB, b"csr", headers=forged)).data)
+
+    assert acknowledged["stream"] == access.subjects.submit_stream
+    partition = partition_of("service", "web")
+    assert await submitted(access) == [(f"ca.dc1.submitted.{partition}.service.web", b"csr")]
+    for subject in (
+        "ca.dc1.submit.service.db",
+        "ca.dc1.submit.service.web.db",
+        "ca.dc1.submit.agent.web",
+        "ca.dc1.submitted.1.service.web",
+        "ca.dc1.submitted.1.service.db",
+    ):
+        await refusal(web, refused, subject)
+    assert len(await submitted(access)) == 1
+
+
+async def test_a_durable_request_that_no_mapping_takes_is_told_at_once(
+    access: AccessServer,
+) -> None:
+    admin = await access.connect("admin")
+
+    with pytest.raises(NoRespondersError):
+        await admin.request("ca.dc1.submit.service.web.db", b"csr", timeout=5)
+
+
+async def test_a_submission_of_a_client_writes_nothing_else_whatever_it_names(
+    access: AccessServer,
+) -> None:
+    """Neither by its reply subject, on which JetStream answers, nor by a header of JetStream's."""
+    web = await access.client("web", "service.web")
+    headers = [
+        {"Nats-Rollup": "all"},
+        {"Nats-Rollup": "sub"},
+        {"Nats-TTL": "1s"},
+        {"Nats-Batch-Id": "b", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"},
+        {"Nats-Schedule": "@at 2020-01-01T00:00:00Z", "Nats-Schedule-Target": "x"},
+        {"Nats-Incr": "+1"},
+        {"Nats-Stream-Source": "CA_LEDGER_dc1 1 x x x"},
+        {"Nats-Expected-Stream": "CA_LEDGER_dc1"},
+    ]
+    kept = json.loads((await web.request(SUBMIT_WEB, b"first", timeout=5)).data)
+    before = len(targets(access))
+
+    async with unharmed(access, submissions=before + 1):
+        for target in targets(access):
+            await web.publish(SUBMIT_WEB, b"reply", reply=target)
+        await web.request(SUBMIT_WEB, b"last", timeout=5)
+    for header in headers:
+        await web.request(SUBMIT_WEB, b"header", headers=header, timeout=5)
+
+    bodies = [body for _, body in await submitted(access)]
+    assert kept["seq"] == 1
+    assert [body for body in bodies if body not in (b"x", b"header")] == [
+        b"first",
+        *[b"reply"] * before,
+        b"last",
+    ]
+
+
+async def test_a_forged_reply_subject_submits_nothing_in_another_name(access: AccessServer) -> None:
+    """Whatever is answered to a client, a service of its account does not hear it."""
+    subjects = access.subjects
+    await careless_signer(access)
+    await careless_root_manager(access)
+    await write_one_everywhere(access)
+    web = await access.client("web", "service.web")
+    auditor = await access.connect("auditor")
+    before = len(await submitted(access))
+
+    for target in ("ca.dc1.submit.service.db", "ca.dc1.submitted.1.service.db"):
+        for subject in (SIGN_WEB, SUBMIT_WEB, subjects.roots_get):
+            await web.publish(subject, b"x", reply=target)
+        for subject in (subjects.audit_read, subjects.roots_read):
+            await auditor.publish(subject, b'{"seq": 1}', reply=target)
+    await web.request(SUBMIT_WEB, b"last", timeout=5)
+    await auditor.request(subjects.audit_read, b'{"seq": 1}', timeout=5)
+    await asyncio.sleep(0.2)
+
+    found = (await submitted(access))[before:]
+    assert [body for _, body in found] == [b"x", b"x", b"last"]
+    assert {subject.rpartition(".")[2] for subject, _ in found} == {"web"}
+
+
+async def test_only_a_signer_removes_durable_requests_and_only_those(access: AccessServer) -> None:
+    subjects = access.subjects
+    web = await access.client("web", "service.web")
+    await web.request(SUBMIT_WEB, b"csr", timeout=5)
+    body = b'{"seq": 1}'
+    for user in ("web", "auditor", "admin", "replicator", "root-manager", "leader-elector", "init"):
+        refused: list[str] = []
+        nc = await access.connect(user, refused)
+        await refusal(nc, refused, f"$JS.API.STREAM.MSG.DELETE.{subjects.submit_stream}")
+        if user not in ("root-manager", "leader-elector", "init"):
+            for subject in ("ca.dc1.js.", "$JS.API."):
+                await refusal(nc, refused, f"{subject}STREAM.MSG.DELETE.{subjects.submit_stream}")
+    refused = []
+    signer = await access.connect("signer", refused)
+    for stream in streams_of(subjects):
+        if stream != subjects.submit_stream:
+            await refusal(signer, refused, f"$JS.API.STREAM.MSG.DELETE.{stream}")
+    await refusal(signer, refused, f"$JS.API.STREAM.PURGE.{subjects.submit_stream}")
+    assert len(await submitted(access)) == 1
+
+    removal = f"$JS.API.STREAM.MSG.DELETE.{subjects.submit_stream}"
+    assert json.loads((await signer.request(removal, body, timeout=5)).data)["success"]
+    assert await submitted(access) == []
+
+
+async def test_a_signer_cannot_write_elsewhere_through_the_queue(access: AccessServer) -> None:
+    """What is answered to its reading and removing stays in the account that it asks from."""
+    subjects = access.subjects
+    web = await access.client("web", "service.web")
+    await web.request(SUBMIT_WEB, b"[forged]", timeout=5)
+    signer = await access.connect("signer")
+
+    async with unharmed(access):
+        for target in targets(access):
+            for verb in ("MSG.GET", "MSG.DELETE"):
+                subject = f"$JS.API.STREAM.{verb}.{subjects.submit_stream}"
+                await signer.publish(subject, b'{"seq": 1}', reply=target)
+        await signer.request(f"$JS.API.STREAM.INFO.{subjects.submit_stream}", b"", timeout=5)
 
 
 async def test_who_asks_for_the_roots_is_known_too(access: AccessServer) -> None:

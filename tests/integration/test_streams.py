@@ -42,6 +42,7 @@ async def test_all_streams_are_made_once_and_then_found_as_they_must_be(nc: Clie
         "KV_CA_LEASES_dc1",
         "KV_CA_ROOT_KEYS_dc1",
         "KV_CA_SIGNING_KEYS_dc1",
+        "CA_SUBMIT_dc1",
     ]
     assert await streams.create(nc, SUBJECTS, replicas=1) == NAMES
     assert await streams.create(nc, SUBJECTS, replicas=1) == []

@@ -17,18 +17,17 @@ from msgspec.structs import replace
 from events.envelope import Envelope, Recorded
 from events.leaves import LeafIssued
 from projections import disk, store
+from projections.answers import Answer, IssuedLeaf, KeptRefusal, issued
 from projections.issuance import (
     IssuanceReader,
-    IssuedLeaf,
     WentBackError,
     _checked,
-    _issued,
 )
 from projections.issuance_rows import LeafRow, leaf_row
 from projections.ledger_fold import LedgerFold, read
 from tests import factories
 from tests.unit.projections.test_store import damage
-from tests.whole_ledger import EVEN, WholeLedger, leaf, small_ledger
+from tests.whole_ledger import EVEN, WholeLedger, leaf, refused, small_ledger
 
 WEB = factories.service_uri("web")
 
@@ -42,8 +41,14 @@ async def fill(path: Path, ledger: WholeLedger, *, up_to: int | None = None) -> 
         await projections.apply(folded)
 
 
-def find(reader: IssuanceReader, identity: str, request_id: str) -> IssuedLeaf | None:
+def answer(reader: IssuanceReader, identity: str, request_id: str) -> Answer | None:
     return reader.find_all([(identity, request_id)])[1].get((identity, request_id))
+
+
+def find(reader: IssuanceReader, identity: str, request_id: str) -> IssuedLeaf | None:
+    found = answer(reader, identity, request_id)
+    assert not isinstance(found, KeptRefusal)
+    return found
 
 
 async def test_a_repeated_request_finds_the_event_that_answered_it(tmp_path: Path) -> None:
@@ -63,6 +68,33 @@ async def test_a_repeated_request_finds_the_event_that_answered_it(tmp_path: Pat
     assert find(reader, WEB, "r-2") is None
     assert find(reader, factories.service_uri("db"), "r-1") is None
     assert reader.position() == 6
+    reader.close()
+
+
+async def test_a_refusal_that_is_kept_is_its_ids_answer_unless_there_is_a_certificate(
+    tmp_path: Path,
+) -> None:
+    ledger = WholeLedger()
+    ledger.begin()
+    grant = ledger.grants[EVEN]
+    kept = replace(refused(EVEN, grant=grant), identity=WEB, durable=True)
+    ledger.leaves(
+        EVEN,
+        replace(kept, request_id="told", durable=False),
+        replace(kept, request_id="kept", code="bad_signature", message="no"),
+        replace(kept, request_id="kept", code="malformed"),
+        replace(kept, request_id="both"),
+        leaf("web", grant=grant, request_id="both"),
+    )
+    await fill(tmp_path / "p", ledger)
+    reader = IssuanceReader(tmp_path / "p")
+
+    assert answer(reader, WEB, "told") is None
+    assert answer(reader, WEB, "kept") == KeptRefusal(
+        sequence=reader.position(), code="bad_signature", message="no"
+    )
+    assert answer(reader, factories.service_uri("db"), "kept") is None
+    assert isinstance(answer(reader, WEB, "both"), IssuedLeaf)
     reader.close()
 
 
@@ -103,7 +135,7 @@ def test_a_row_is_read_back_as_the_event_that_it_was_made_of(event: LeafIssued) 
     row = leaf_row(recorded, event, None)
 
     columns = tuple(getattr(row, name) for name in LeafRow.__struct_fields__)
-    assert _issued(columns).leaf == event
+    assert issued(columns).leaf == event
 
 
 async def test_the_first_of_two_is_the_answer_for_ever(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from events.subjects import Subjects, decode_name
 from services.nats_access import permissions as lists
-from services.nats_access.permissions import BadGrantError, Role, permissions, sign_subject
+from services.nats_access.permissions import BadGrantError, Role, permissions, sign_subjects
 
 SUBJECTS = Subjects("dc1")
 EVERY_ROLE = list(Role)
@@ -25,17 +25,31 @@ def test_a_client_may_do_what_it_is_for_and_no_more() -> None:
         publish=(
             "ca.dc1.roots.get",
             "ca.dc1.roots.read",
+            "ca.dc1.crl.get",
             "ca.dc1.sign.service.web",
+            "ca.dc1.submit.service.web",
             "ca.dc1.sign.service.*",
+            "ca.dc1.submit.service.*",
         ),
-        subscribe=("_INBOX.shop.>", "ca.dc1.roots.changed"),
+        subscribe=("_INBOX.shop.>", "ca.dc1.roots.changed", "ca.dc1.reissue"),
     )
 
 
 def test_an_auditor_may_read_and_no_more() -> None:
     assert permissions(Role.AUDITOR, SUBJECTS) == lists.Permissions(
-        publish=("ca.dc1.roots.get", "ca.dc1.roots.read", "ca.dc1.audit.read"),
-        subscribe=("_INBOX.auditor.>", "ca.dc1.roots.changed", "ca.dc1.live.>"),
+        publish=(
+            "ca.dc1.roots.get",
+            "ca.dc1.roots.read",
+            "ca.dc1.crl.get",
+            "ca.dc1.audit.read",
+            "ca.dc1.status.get",
+        ),
+        subscribe=(
+            "_INBOX.auditor.>",
+            "ca.dc1.roots.changed",
+            "ca.dc1.reissue",
+            "ca.dc1.live.>",
+        ),
     )
 
 
@@ -47,6 +61,7 @@ def test_a_signer_writes_leaves_and_its_lease_and_answers_and_no_more() -> None:
         "ca.varz",
         "ca.dc1.ledger.leaves.*",
         "$KV.CA_LEASES_dc1.signer.*",
+        "ca.dc1.js.STREAM.MSG.DELETE.CA_SUBMIT_dc1",
         "_R_.>",
         "_INBOX.>",
     ]
@@ -71,13 +86,17 @@ def test_only_the_root_manager_writes_grants_keys_and_roots() -> None:
         assert [role for role in EVERY_ROLE if subject in of(role).publish] == [Role.ROOT_MANAGER]
 
 
-def test_only_init_makes_streams_and_nobody_deletes_or_consumes() -> None:
+def test_only_init_makes_streams_and_nobody_consumes_or_deletes_but_durable_requests() -> None:
+    removes = SUBJECTS.carried(f"$JS.API.STREAM.MSG.DELETE.{SUBJECTS.submit_stream}")
     api = {
         role: [subject for subject in of(role).publish if "API." in subject or ".js." in subject]
         for role in EVERY_ROLE
     }
     for role, subjects in api.items():
         for subject in subjects:
+            if subject == removes:
+                assert role is Role.SIGNER
+                continue
             assert not any(verb in subject for verb in ("DELETE", "PURGE", "RESTORE", "CONSUMER"))
             assert "*" not in subject
             assert ">" not in subject
@@ -106,12 +125,13 @@ def test_the_lists_of_one_datacenter_name_nothing_of_another(role: Role) -> None
 @given(st.text(min_size=1, max_size=30).filter(lambda name: name != "*"))
 def test_a_name_is_granted_as_one_token_or_not_at_all(name: str) -> None:
     try:
-        subject = sign_subject(SUBJECTS, f"service.{name}")
+        subject, durably = sign_subjects(SUBJECTS, f"service.{name}")
     except BadGrantError:
         return
     *prefix, token = subject.split(".")
 
     assert prefix == ["ca", "dc1", "sign", "service"]
+    assert durably == f"ca.dc1.submit.service.{token}"
     assert decode_name(token) in (name, unquote(name))
     assert not set(token) & set("*> ")
 
@@ -139,14 +159,19 @@ def test_a_name_is_granted_as_one_token_or_not_at_all(name: str) -> None:
 )
 def test_what_is_no_identity_is_not_granted(identity: str) -> None:
     with pytest.raises(BadGrantError):
-        sign_subject(SUBJECTS, identity)
+        sign_subjects(SUBJECTS, identity)
 
 
 def test_a_service_named_like_a_wildcard_is_granted_where_it_is_written_so() -> None:
     """Who writes `service.>` means the wildcard, which is written `service.*`."""
     with pytest.raises(BadGrantError, match=r"all of them are 'service\.\*'.*service\.%3E"):
-        sign_subject(SUBJECTS, "service.>")
+        sign_subjects(SUBJECTS, "service.>")
 
-    assert sign_subject(SUBJECTS, "service.%3E") == "ca.dc1.sign.service.%3E"
-    assert sign_subject(SUBJECTS, "service.a%2Eb") == sign_subject(SUBJECTS, "service.a.b")
-    assert sign_subject(SUBJECTS, "service.100%") == "ca.dc1.sign.service.100%25"
+    assert sign_subjects(SUBJECTS, "service.%3E")[0] == "ca.dc1.sign.service.%3E"
+    assert sign_subjects(SUBJECTS, "service.a%2Eb") == sign_subjects(SUBJECTS, "service.a.b")
+    assert sign_subjects(SUBJECTS, "service.100%")[0] == "ca.dc1.sign.service.100%25"
+
+
+def test_a_user_may_be_given_no_more_than_fits_in_the_token_that_it_shows() -> None:
+    with pytest.raises(BadGrantError, match="make several users"):
+        permissions(Role.CLIENT, SUBJECTS, user="shop", sign=[f"service.{n}" for n in range(1_000)])

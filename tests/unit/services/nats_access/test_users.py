@@ -49,9 +49,11 @@ def test_a_user_gets_creds_and_a_context(layout: NatsLayout) -> None:
     claims = jwt.read_creds(files.creds)
     assert claims.name == "shop"
     assert claims.exp == int(datetime(2030, 2, 1, 12, tzinfo=UTC).timestamp())
-    assert claims.nats["pub"]["allow"][-2:] == [
+    assert claims.nats["pub"]["allow"][-4:] == [
         "ca.dc1.sign.service.web",
+        "ca.dc1.submit.service.web",
         "ca.dc1.sign.service.api",
+        "ca.dc1.submit.service.api",
     ]
     assert contexts.read(files.context).url == "nats://127.0.0.1:4222"
 

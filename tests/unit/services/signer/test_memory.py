@@ -12,7 +12,8 @@ from events.leaves import LeafIssued
 from events.memory import MemoryLedger
 from events.subjects import Subjects
 from projections import disk
-from projections.issuance import IssuanceReader, IssuedLeaf, WentBackError
+from projections.answers import Answer, IssuedLeaf
+from projections.issuance import IssuanceReader, WentBackError
 from services.replicator.rebuild import rebuild
 from services.signer.holdings import Holdings
 from services.signer.memory import ENTRIES_MAX, Memory
@@ -46,7 +47,8 @@ class World:
             leaf=event.event,
             irregular=None,
         )
-        self.memory.remember(issued)
+        if request_id is not None:
+            self.memory.remember((IDENTITY, request_id), issued)
         return issued
 
     async def replicate(self) -> int:
@@ -57,7 +59,7 @@ class World:
         """Say whether the index went back."""
         return self.memory.lost
 
-    def find(self, request_id: str) -> IssuedLeaf | None:
+    def find(self, request_id: str) -> Answer | None:
         """Look one request id up."""
         return self.memory.look_up([(IDENTITY, request_id)]).get((IDENTITY, request_id))
 
@@ -86,7 +88,7 @@ async def test_it_is_found_in_the_index_once_it_is_forgotten_here(world: World) 
     assert world.memory.recent((IDENTITY, "r1")) is None
     found = world.find("r1")
 
-    assert found is not None
+    assert isinstance(found, IssuedLeaf)
     assert (found.leaf, found.sequence, found.event_id) == (
         issued.leaf,
         issued.sequence,
@@ -181,7 +183,7 @@ async def test_it_is_full_when_the_index_is_too_far_behind(world: World) -> None
     one = await world.commit("r1")
     for number in range(ENTRIES_MAX):
         other = replace(one.leaf, request_id=f"n{number}")
-        world.memory.remember(replace(one, leaf=other))
+        world.memory.remember((IDENTITY, f"n{number}"), replace(one, leaf=other))
     assert world.memory.full
 
     await world.replicate()
