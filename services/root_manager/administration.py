@@ -19,7 +19,7 @@ from events.subjects import Subjects
 from projections.authority import AuthorityState
 from projections.issuance import WentBackError
 from services.outcomes import Outcome, Planned
-from services.refusals import RefusedError
+from services.refusals import RefusedError, clip
 from services.root_manager import configuration
 from services.root_manager.commands import Configure
 from services.root_manager.configuration import Wanted
@@ -323,7 +323,8 @@ def _read(body: bytes, kind: type[C]) -> C:
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise RefusedError("malformed", f"not a command that is known here: {error}") from error
+        text = clip(f"not a command that is known here: {error}")
+        raise RefusedError("malformed", text) from error
 
 
 def _check(planned: Plan) -> None:

@@ -197,6 +197,7 @@ HOSTILE: list[tuple[str, bytes, str, str]] = [
     ("a request id that is none", b'{"RequestID": "a b"}', "", ""),
     ("a request id of another type", b'{"RequestID": 7}', "", ""),
     ("a request id with a newline", b'{"RequestID": "a\\n"}', "", ""),
+    ("an unknown key of 200 kB", b'{"%s": 1}' % (b"x" * 200_000), "", ""),
     ("a lone surrogate", b'{"RequestID": "\\ud800"}', "", ""),
 ]
 

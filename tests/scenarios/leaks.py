@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from nats.aio.client import Client
 
 from events.base import Struct
 from events.subjects import Subjects
@@ -36,6 +37,7 @@ def forms(value: bytes) -> Iterator[bytes]:
     yield value
     yield value.hex().encode()
     yield value.hex().upper().encode()
+    yield value.hex(":").encode()
     for before in range(3):
         text = base64.b64encode(bytes(before) + value)
         text = text[(before * 8 + 5) // 6 : (before + len(value)) * 8 // 6]
@@ -54,11 +56,17 @@ def found(place: bytes, secrets: Sequence[Secret]) -> list[str]:
 
 
 def private_key(what: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> list[Secret]:
-    """Return what of a private key may not be seen: its secret number, and its PKCS #8."""
+    """Return what of a private key may not be seen: its secret number, and its PKCS #8.
+
+    Every other form of it (SEC 1, PKCS #1, a PEM of either) has the number's bytes in it.
+    """
+    others: list[Secret] = []
     if isinstance(key, ec.EllipticCurvePrivateKey):
         number = key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8, "big")
     else:
-        number = key.private_numbers().d.to_bytes((key.key_size + 7) // 8, "big")
+        number = key.private_numbers().d.to_bytes((key.key_size + 7) // 8, "big").lstrip(b"\0")
+        prime = key.private_numbers().p.to_bytes(key.key_size // 16, "big")
+        others = [Secret(what=f"{what}: a prime", value=prime)]
     pkcs8 = key.private_bytes(
         serialization.Encoding.DER,
         serialization.PrivateFormat.PKCS8,
@@ -68,6 +76,7 @@ def private_key(what: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) 
         Secret(what=f"{what}: its number", value=number),
         Secret(what=f"{what}: its PKCS #8", value=pkcs8),
         Secret(what=f"{what}: its number in decimals", value=str(int.from_bytes(number)).encode()),
+        *others,
     ]
 
 
@@ -111,18 +120,23 @@ class _Reply(msgspec.Struct):
 
 
 async def streams(data: Path) -> Mapping[str, list[bytes]]:
-    """Return every message of every stream of the system, with its headers."""
-    held: dict[str, list[bytes]] = {}
+    """Return every message of every stream of a node, with its headers."""
     async with as_worker(data, "root-manager") as nc:
-        for stream in streams_of(Subjects(config.load(data / "caledger.toml").datacenter)):
-            info = json.loads((await nc.request(f"$JS.API.STREAM.INFO.{stream}", b"")).data)
-            held[stream] = []
-            for sequence in range(1, info["state"]["last_seq"] + 1):
-                query = json.dumps({"seq": sequence}).encode()
-                reply = await nc.request(f"$JS.API.STREAM.MSG.GET.{stream}", query)
-                message = msgspec.json.decode(reply.data, type=_Reply).message
-                if message is not None:  # else one that was replaced
-                    held[stream].append(message.hdrs + message.data)
+        return await messages(nc, Subjects(config.load(data / "caledger.toml").datacenter))
+
+
+async def messages(nc: Client, subjects: Subjects) -> Mapping[str, list[bytes]]:
+    """Return every message of every stream that a root-manager may read, with its headers."""
+    held: dict[str, list[bytes]] = {}
+    for stream in streams_of(subjects):
+        info = json.loads((await nc.request(f"$JS.API.STREAM.INFO.{stream}", b"")).data)
+        held[stream] = []
+        for sequence in range(1, info["state"]["last_seq"] + 1):
+            query = json.dumps({"seq": sequence}).encode()
+            reply = await nc.request(f"$JS.API.STREAM.MSG.GET.{stream}", query)
+            message = msgspec.json.decode(reply.data, type=_Reply).message
+            if message is not None:  # else one that was replaced
+                held[stream].append(message.hdrs + message.data)
     return held
 
 
