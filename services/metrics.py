@@ -13,7 +13,13 @@ from typing import Final, TypeVar
 
 import structlog
 from nats.aio.client import Client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
@@ -60,6 +66,7 @@ class Metrics:
 
     def process(self, **told: str) -> None:
         """Tell of the process: memory, CPU time, file descriptors, and what it is."""
+        disable_created_metrics()  # a second series for each counter: when it was made
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         Gauge(
