@@ -167,13 +167,17 @@ class Datacenter:
         """Make everything up to the first grant."""
         dc = cls(nc, folder)
         await streams.create(nc, dc.subjects, replicas=replicas)
-        await dc._append(
+        await dc.initialise(config)
+        return dc
+
+    async def initialise(self, config: CAConfig | None = None) -> None:
+        """Make the authority; the streams are there."""
+        await self._append(
             Decision(events=(LeadershipAcquired(node=NODE, term=1, lease_revision=1),))
         )
-        made = await dc.make(config or CAConfig(csr_max_per_second=0))
-        state = await dc._follower.catch_up()
-        await dc._append(decide(state, Acting(node=NODE, term=1), made))
-        return dc
+        made = await self.make(config or CAConfig(csr_max_per_second=0))
+        state = await self._follower.catch_up()
+        await self._append(decide(state, Acting(node=NODE, term=1), made))
 
     async def make(self, config: CAConfig) -> Initialise:
         """Make keys and certificates."""

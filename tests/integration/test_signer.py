@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from events.authority import AllowedNames, CAConfig, SanPolicy
+from events.base import KeyType
 from events.envelope import NewEvent
 from events.leaves import LeafRefusalsCounted, LeafRefused
 from events.ledger import JetStreamLedger
@@ -285,6 +288,53 @@ async def test_11_12_40_each_kind_of_identity_gets_what_verifies(served: Datacen
         for other in kinds.keys() - {tokens}:
             refused = await served.ask(csr_pem(uri=uri), subject=f"ca.dc1.sign.{other}")
             assert refused.code == "identity_mismatch"
+
+
+@pytest.mark.parametrize(
+    ("key_type", "key_bits"), [("ec", 256), ("ec", 384), ("rsa", 2048)], ids=["p256", "p384", "rsa"]
+)
+async def test_37_43_leaves_over_key_types_come_later_and_later_in_the_ledger(
+    nats_server: NatsServer, tmp_path: Path, key_type: KeyType, key_bits: int
+) -> None:
+    """37. Sign with ec and rsa CA: second cert's ModifyIndex > first's; verifies.
+
+    43. SignLeaf over key types: URI kept, CN empty, a serial of its own, SKI = key id of CSR key,
+    NotAfter within TTL, NotBefore in the past, trailing newline; agent IDs too.
+    """
+    config = CAConfig(csr_max_per_second=0, private_key_type=key_type, private_key_bits=key_bits)
+    nc = await nats_server.client()
+    dc = await Datacenter.begin(nc, tmp_path, config=config)
+    agent = f"spiffe://{TRUST_DOMAIN}/agent/client/dc/dc1/id/n1"
+    asked = [
+        (tokens, uri, leaf_key(kind))
+        for tokens, uri in (("service.web", WEB), ("agent.n1", agent))
+        for kind in ("p256", "p384", "rsa2048")
+    ]
+    async with dc.replicator(), dc.signer(nc) as signer:
+        await dc.assign({signer.run: ALL})
+        answers = [
+            await dc.ask(csr_pem(uri=uri, key=key), subject=f"ca.dc1.sign.{tokens}")
+            for tokens, uri, key in asked
+        ]
+    roots = [pem.encode(root.published.certificate) for root in (await dc.state()).roots.values()]
+
+    indexes = [answer.told["ModifyIndex"] for answer in answers]
+    assert indexes == sorted(set(indexes)) == [answer.told["LedgerSequence"] for answer in answers]
+    assert len({answer.serial for answer in answers}) == len(answers)
+    for answer, (_, uri, key) in zip(answers, asked, strict=True):
+        text = answer.told["CertPEM"]
+        leaf = x509.load_pem_x509_certificate(text.encode())
+        extensions, now = leaf.extensions, datetime.now(UTC)
+        san = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert list(san) == [x509.UniformResourceIdentifier(uri)]
+        assert leaf.subject == x509.Name([])
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        key_id = extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+        assert key_id == hashlib.sha256(spki).digest()
+        assert leaf.not_valid_before_utc < now
+        assert now < leaf.not_valid_after_utc <= now + timedelta(hours=72)
+        assert text.endswith("-----END CERTIFICATE-----\n")
+        assert_all_accept(chain_of(text, roots))
 
 
 async def test_names_are_certified_as_the_configuration_allows(
