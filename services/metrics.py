@@ -66,7 +66,8 @@ class Metrics:
 
     def process(self, **told: str) -> None:
         """Tell of the process: memory, CPU time, file descriptors, and what it is."""
-        disable_created_metrics()  # a second series for each counter: when it was made
+        # A second series for each counter: when it was made.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # it does not say its type
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         Gauge(
