@@ -26,8 +26,6 @@ def lines(planned: Planned) -> Iterator[str]:
         yield f"  change   {change.key}: {_value(change.before)} -> {_value(change.after)}"
     if planned.effect != "nothing":
         yield from (f"  then     {text}" for text in planned.effects)
-    if planned.activate_at is not None:
-        yield f"  active   {planned.activate_at:%Y-%m-%d %H:%M:%SZ}"
     if planned.prune_after is not None:
         yield f"  pruned   the old root, not before {planned.prune_after:%Y-%m-%d %H:%M:%SZ}"
     for verifier in planned.verifiers:

@@ -11,6 +11,7 @@ from projections.bundle import Roots
 from services.client import SigningRequest
 from services.error_reply import ErrorReply
 from services.issued import IssuedCert
+from services.outcomes import Outcome, Planned
 from services.status import Status
 
 MESSAGES = {
@@ -19,6 +20,8 @@ MESSAGES = {
     "error": ErrorReply,
     "roots": Roots,
     "status": Status,
+    "outcome": Outcome,
+    "planned": Planned,
 }
 
 
