@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from projections.answers import Answer
@@ -14,6 +15,7 @@ from services.signer.grantee import Grantee
 from services.signer.intake import Intake
 from services.signer.limits import Limits, Turns
 from services.signer.memory import Memory
+from services.signer.metrics import SignerMetrics
 from services.signer.pending import Pending
 from services.signer.refused import RefusalRecord
 from services.signer.replies import Replies
@@ -44,6 +46,7 @@ class Decider:
         replies: Replies,
         intake: Intake,
         group: GroupCommit[Work, Decided],
+        metrics: SignerMetrics,
     ) -> None:
         self._desk = desk
         self._grantee = grantee
@@ -55,6 +58,7 @@ class Decider:
         self._replies = replies
         self._intake = intake
         self._group = group
+        self._metrics = metrics
 
     async def read(self, work: Work) -> bool:
         """Find out what is asked for; False where that is refused."""
@@ -93,6 +97,7 @@ class Decider:
             if before is not None:
                 self._pending.end(work)
                 await self._replies.issued(work, before)
+                self._metrics.repeated()
                 self._intake.done(work)
                 return None
             if self._memory.full:
@@ -122,18 +127,22 @@ class Decider:
         return None
 
     async def _turn(self, work: Work) -> None:
+        began = asyncio.get_running_loop().time()
         try:
             await self._limits.turn(work)
         except RefusedError as refused:
             await self.refuse(work, refused)
         else:
             self._group.put_first([work])
+        finally:
+            self._metrics.waited(asyncio.get_running_loop().time() - began)
 
     async def refuse(self, work: Work, refused: RefusedError) -> TurnedDown | None:
         """Refuse a request; what is returned is to be recorded before it is told.
 
         That is of a durable one what is true for ever. What may change is tried again.
         """
+        self._metrics.refused(refused)
         for_ever = refused.code not in decide.NOT_YET
         before = isinstance(refused, decide.RefusedBeforeError)
         if work.submissions and work.key is not None and for_ever and not before:

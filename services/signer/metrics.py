@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from services.observed import Observed
 from services.refusals import RefusedError
 from services.signer.holdings import Holdings
-from services.signer.work import Signed, Work
+from services.signer.work import Decided, Signed, Work
 
 
 class SignerMetrics:
@@ -58,11 +58,15 @@ class SignerMetrics:
         self.followed = observed.health.expect("authority", "the ledger was not followed yet")
 
     def recorded(
-        self, group: Sequence[Signed], anew: Collection[Work], *, began: float, now: float
+        self, group: Sequence[Decided], anew: Collection[Work], *, began: float, now: float
     ) -> None:
         """Count a group that was committed, but for what is to be decided anew."""
         dropped = {id(work) for work in anew}
-        answered = [one.work for one in group if id(one.work) not in dropped]
+        answered = [
+            one.work
+            for one in group
+            if isinstance(one, Signed) and id(one.work) not in dropped
+        ]
         if not answered:
             return
         self._append.observe(now - began)

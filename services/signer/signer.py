@@ -24,6 +24,7 @@ from services.signer.holdings import Standing
 from services.signer.intake import Intake
 from services.signer.limits import Limits, Turns
 from services.signer.memory import Memory
+from services.signer.metrics import SignerMetrics
 from services.signer.pending import Pending
 from services.signer.recorder import NotRecordedError, Recorder
 from services.signer.refused import RefusalRecord
@@ -98,6 +99,12 @@ class Signer:
         self._turns = Turns()
         self._intake = self._intake_of(worker)
         self._recorder = self._recorder_of(worker, run, stamper)
+        self._metrics = SignerMetrics(
+            worker.observed,
+            holdings=lambda: self._grantee.holdings,
+            holding=lambda: len(self._held),
+            authority=lambda: self._grantee.state.position,
+        )
         self._decider = self._new_decider()
         self._moved = asyncio.Event()
         self._gated = asyncio.Event()
@@ -141,6 +148,7 @@ class Signer:
             replies=self._replies,
             intake=self._intake,
             group=self._group,
+            metrics=self._metrics,
         )
 
     # --- the shell
@@ -211,6 +219,7 @@ class Signer:
         while True:
             try:
                 await self.follow()
+                self._metrics.followed()
             except UnreachableError as error:
                 _log.warning("the ledger does not answer; trying again", error=str(error))
             try:
@@ -320,11 +329,13 @@ class Signer:
 
     async def _commit(self, group: Sequence[Decided]) -> None:
         """Record a group, with the refusals that wait; its certificates are given out then."""
+        began = asyncio.get_running_loop().time()
         try:
             anew = await self._recorder.record(group)
         except NotRecordedError:
             for one in group:
                 await self._decider.refuse(one.work, busy("the ledger accepts no certificates now"))
             return
+        self._metrics.recorded(group, anew, began=began, now=asyncio.get_running_loop().time())
         self._group.put_first(anew)
         self._decider.record_refusals()  # more than one entry takes, or not under the grant before
