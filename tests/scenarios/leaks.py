@@ -46,8 +46,8 @@ def forms(value: bytes) -> Iterator[bytes]:
 
 
 def found(place: bytes, secrets: Sequence[Secret]) -> list[str]:
-    """Return which secrets a place holds, in any form, PEM's lines and JSON's breaks included."""
-    joined = re.sub(rb"\\[rn]|[\r\n]", b"", place)
+    """Return which secrets a place holds, in any form: also across line breaks, escaped or not."""
+    joined = re.sub(rb"\\+[rn]|[\r\n]", b"", place)
     return [
         secret.what
         for secret in secrets

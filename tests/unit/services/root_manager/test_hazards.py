@@ -143,7 +143,7 @@ async def test_h15_no_number_loses_a_digit_in_a_language_that_has_doubles_only(
 async def test_h9_no_leaf_outlives_what_is_above_its_issuer(tmp_path: Path) -> None:
     """H9: Consul's are not clamped; the chain fails before the leaf's NotAfter."""
     async with Datacenter.open(tmp_path) as dc:
-        given = given_ca(certificates=3, days=20)
+        given = given_ca(certificates=3, anchor_days=20)
         dc.first_configuration = given.write(tmp_path / "ca.json", LeafCertTTL="240h")
         await dc.signers(run(1))
         ends = [x509.load_der_x509_certificate(der).not_valid_after_utc for der in given.chain]
