@@ -63,9 +63,7 @@ class SignerMetrics:
         """Count a group that was committed, but for what is to be decided anew."""
         dropped = {id(work) for work in anew}
         answered = [
-            one.work
-            for one in group
-            if isinstance(one, Signed) and id(one.work) not in dropped
+            one.work for one in group if isinstance(one, Signed) and id(one.work) not in dropped
         ]
         if not answered:
             return
