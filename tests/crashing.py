@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar, cast
 T = TypeVar("T")
 
 APPENDS: Final = frozenset({"append_authority"})
-KEY_STEPS: Final = frozenset({"create", "keep", "share", "sign", "destroy"})
+KEY_STEPS: Final = frozenset({"create", "keep", "share", "sign", "stored", "destroy"})
 
 
 class CrashError(BaseException):
