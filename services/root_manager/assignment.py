@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Final
@@ -48,6 +49,9 @@ def assign(
 
     A signer beyond the 64th has no partition, and so no place in the table: its share of the rate
     would be 0, which means "no limit". Nor has one beyond CSRMaxConcurrent.
+
+    The shares of either limit sum up to it, whoever comes and goes; CSRMaxPerSecond wins over
+    CSRMaxConcurrent where both are set, as in Consul (section 3.9).
     """
     runs = usable(alive)
     concurrent = 0 if config.csr_max_per_second > 0 else config.csr_max_concurrent
@@ -63,7 +67,7 @@ def assign(
             slot=run.slot,
             partitions=tuple(owned[run.signer]),
             signing_key_id=signing_key_id,
-            rate_per_second=config.csr_max_per_second * len(owned[run.signer]) / PARTITIONS,
+            rate_per_second=_rate(config.csr_max_per_second, len(owned[run.signer])),
             concurrent=share,
         )
         for run, share in zip(holding, at_once, strict=True)
@@ -76,6 +80,11 @@ def _at_most(
     """Return so many of the runs, those first that hold partitions."""
     kept = sorted(runs, key=lambda run: (run.signer not in current, run.signer))[:count]
     return sorted(kept, key=lambda run: run.signer)
+
+
+def _rate(limit: float, partitions: int) -> float:
+    """Return the share of so many partitions: however small, it is not 0 where there is a limit."""
+    return max(limit * partitions / PARTITIONS, sys.float_info.min) if limit > 0 else 0.0
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -34,6 +34,7 @@ from services.waiting import cancelled
 WAIT_SECONDS: Final = 0.5  # at most, for a turn
 WAITING_MAX: Final = 2_048  # requests
 WAITING_BYTES_MAX: Final = 16 * 1024 * 1024
+RETRY_SECONDS_MAX: Final = 3_600.0  # that a refusal tells to wait
 TIMER_SECONDS: Final = 0.001  # the event loop's timers are not finer
 _ROUNDING: Final = 1e-9  # of a token: sums of floats
 
@@ -157,8 +158,8 @@ class Limits:
         """Look again when the next token comes."""
         if self._waiting and self._timer is None and self._bucket.rate > 0:
             seconds = self._bucket.seconds_until(1, _now(), waiting=self.waiting)
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(TIMER_SECONDS, seconds), self._serve)
+            seconds = min(max(TIMER_SECONDS, seconds), WAIT_SECONDS)  # nobody waits longer
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._serve)
 
     def _may_begin(self) -> bool:
         if self._bucket.rate > 0:
@@ -180,7 +181,7 @@ class Limits:
 
     def _limited(self) -> RefusedError:
         rate = self._bucket.rate
-        seconds = max(WAIT_SECONDS, 1 / rate) if rate > 0 else WAIT_SECONDS
+        seconds = min(max(WAIT_SECONDS, 1 / rate), RETRY_SECONDS_MAX) if rate > 0 else WAIT_SECONDS
         return RefusedError("rate_limited", RATE_LIMITED, retry_after=round(seconds, 3))
 
 

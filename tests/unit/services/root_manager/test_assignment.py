@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ulid import ULID
@@ -33,10 +34,14 @@ def run(number: int, *, slot: int | None = None, stopping: bool = False) -> Sign
 
 
 def table(
-    current: Iterable[Assignment], alive: Iterable[SignerRun], rate: float = 64.0
+    current: Iterable[Assignment],
+    alive: Iterable[SignerRun],
+    rate: float = 64.0,
+    concurrent: int = 0,
 ) -> tuple[Assignment, ...]:
     held = {assignment.signer: assignment for assignment in current}
-    return assign(held, alive, signing_key_id=KEY, config=CAConfig(csr_max_per_second=rate))
+    config = CAConfig(csr_max_per_second=rate, csr_max_concurrent=concurrent)
+    return assign(held, alive, signing_key_id=KEY, config=config)
 
 
 def partitions(assignments: Iterable[Assignment]) -> dict[str, tuple[int, ...]]:
@@ -122,6 +127,31 @@ def test_a_signer_without_a_partition_has_no_place_in_the_table() -> None:
     assert min(a.rate_per_second for a in found) == 50 / 64
 
 
+def test_39_the_number_at_once_is_shared_out_to_no_more_signers_than_it_has() -> None:
+    """39. Concurrency limit 1: over all signers."""
+    alive = [run(1), run(2), run(3)]
+
+    assert [a.concurrent for a in table([], alive, rate=0.0, concurrent=8)] == [3, 3, 2]
+    (only,) = table([], alive, rate=0.0, concurrent=1)
+    assert (only.concurrent, only.partitions) == (1, tuple(range(64)))
+    first, second = table(table([], alive[1:], rate=0.0), alive, rate=0.0, concurrent=2)
+    assert (first.signer, second.signer) == (run_id(2), run_id(3)), "who has partitions keeps them"
+    assert (first.concurrent, second.concurrent) == (1, 1)
+
+
+def test_the_rate_wins_over_the_number_at_once() -> None:
+    """As in Consul (section 3.9)."""
+    found = table([], [run(1), run(2)], rate=10.0, concurrent=1)
+
+    assert [(a.rate_per_second, a.concurrent) for a in found] == [(5.0, 0), (5.0, 0)]
+
+
+def test_the_smallest_limit_is_no_absence_of_one() -> None:
+    found = table([], [run(number) for number in range(64)], rate=5e-324)
+
+    assert min(a.rate_per_second for a in found) > 0
+
+
 runs = st.lists(
     st.builds(
         run,
@@ -147,6 +177,35 @@ def keepable(current: Mapping[str, Assignment], alive: Iterable[SignerRun]) -> i
     share, odd = divmod(64, len(live))
     above = sum(1 for each in live if sizes[each.signer] > share)
     return sum(min(sizes[each.signer], share) for each in live) + min(above, odd)
+
+
+limits = st.tuples(
+    st.sampled_from([0.0, 1e-9, 0.1, 10.0, 50.0, 1e9]), st.sampled_from([0, 1, 2, 5, 1000])
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(runs, limits), min_size=1, max_size=6))
+def test_the_shares_sum_up_to_the_limit_whoever_comes_and_goes_and_whatever_is_configured(
+    history: list[tuple[list[SignerRun], tuple[float, int]]],
+) -> None:
+    current: tuple[Assignment, ...] = ()
+    for alive, (rate, concurrent) in history:
+        current = table(current, alive, rate, concurrent)
+        assert table(current, alive, rate, concurrent) == current, "again is no change"
+        if not usable(alive):
+            assert current == ()
+            continue
+        rates = [a.rate_per_second for a in current]
+        at_once = [a.concurrent for a in current]
+        assert Counter(p for a in current for p in a.partitions) == Counter(range(64))
+        assert sum(rates) == pytest.approx(rate, rel=1e-12)
+        assert all(rates) == (rate > 0), "0 is no limit"
+        if rate > 0 or concurrent == 0:
+            assert set(at_once) == {0}
+        else:
+            assert sum(at_once) == concurrent
+            assert min(at_once) > 0, "0 is no limit"
 
 
 @settings(max_examples=300, deadline=None)
