@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +25,8 @@ from services.signer.work import Work
 from services.waiting import cancelled
 
 HALF = WAIT_SECONDS
+
+Arguments = TypeVarTuple("Arguments")
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -48,8 +50,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(
         self,
         when: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: Unpack[Arguments],
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         assert when < 1e9, "uvloop, which signers run on, takes no such time"
