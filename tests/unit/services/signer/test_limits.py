@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
 from functools import wraps
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any, TypeVarTuple
 
 import pytest
 from hypothesis import given, settings
@@ -50,8 +50,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(
         self,
         when: float,
-        callback: Callable[[Unpack[Arguments]], object],
-        *args: Unpack[Arguments],
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         assert when < 1e9, "uvloop, which signers run on, takes no such time"
