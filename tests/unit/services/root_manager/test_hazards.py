@@ -19,8 +19,10 @@ from cryptography import x509
 from events.leaves import LeafIssued
 from projections.bundle import bundle
 from services.issued import issued_cert
+from services.keys.interface import KeyStore, KeyStoreError
 from services.root_manager import configuration
 from tests.external_ca import given_ca
+from tests.unit.services.root_manager.keys import KeysInMemory
 from tests.verifiers import pem_chain
 from tests.virtual import SUBJECTS, Datacenter, run
 
@@ -34,6 +36,48 @@ async def dc(tmp_path: Path) -> AsyncIterator[Datacenter]:
     async with Datacenter.open(tmp_path) as datacenter:
         await datacenter.signers(run(1), run(2))
         yield datacenter
+
+
+class Failing(KeysInMemory):
+    """Root keys of a store that is away when the test says so."""
+
+    fails = False
+
+    async def sign(self, key_id: str, message: bytes) -> bytes:
+        self._there()
+        return await super().sign(key_id, message)
+
+    async def share(self, key_id: str, other: KeyStore) -> None:
+        self._there()
+        await super().share(key_id, other)
+
+    def _there(self) -> None:
+        if self.fails:
+            raise KeyStoreError("the key store is away")
+
+
+@pytest.mark.parametrize("fields", [{"LeafSigner": "root"}, {"PrivateKeyBits": 384}])
+async def test_h7_a_change_that_fails_costs_no_key(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """H7: Consul cleans up after a failed update, and deletes the key that signs."""
+    async with Datacenter.open(tmp_path) as dc:
+        dc.root_keys = keys = Failing("root", clock=dc.clock)
+        await dc.new_leader()
+        await dc.signers(run(1))
+        before, held = dc.state, {key.key_id for key in await dc.signing_keys.stored()}
+
+        keys.fails = True
+        with pytest.raises(KeyStoreError):
+            await dc.command(SUBJECTS.config_set, Config=fields)
+        keys.fails = False
+
+        state = await dc.after(DAY)
+        assert (state.configuration, state.roots) == (before.configuration, before.roots)
+        assert (state.issuer_key_id, state.ca_state) == (before.issuer_key_id, "INITIALIZED")
+        assert {key.key_id for key in await dc.signing_keys.stored()} == held
+        assert (await dc.sign()).verifies(dc.roots(), dc.clock.now())
+        again = await dc.command(SUBJECTS.config_set, Config=fields)
+        assert again["Outcome"] in {"configured", "rotated"}
+        assert (await dc.sign()).verifies(dc.roots(), dc.clock.now())
 
 
 @pytest.mark.parametrize("days_of_new", [400, 4000])
