@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import re
 import signal
 import socket
 import sys
+import urllib.error
+import urllib.request
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from projections import signers
 from services.nats_access import provision, server_process
@@ -20,12 +25,71 @@ from services.transport import NotSecureError, connect
 from tests.nats import free_port
 from tests.scenarios.caledger import PROGRAMS, WORKERS, Caledger, Ran, alive, run
 
+ROOT = Path(__file__).parents[2]
+
 
 async def signed(dev: Caledger, service: str, *arguments: str) -> Ran:
     """Ask for a certificate, and say what the log says where there is none."""
     ran = await dev.run("sign", "service", service, *arguments)
     assert ran.code == 0, f"{ran}\n{dev.log[-4000:]}"
     return ran
+
+
+def free_ports() -> int:
+    """Return the first of eight free ports in a row, none of which `free_port` gives away."""
+    for base in random.sample(range(5_000, 9_900, 8), 100):
+        with ExitStack() as stack, suppress(OSError):
+            for port in range(base, base + 8):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return base
+    raise AssertionError("all ports are taken")
+
+
+async def each_tells_its_metrics(dev: Caledger, base: int) -> None:
+    """Scrape every worker as Prometheus does; names are those of docs/metrics.md."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    named = re.findall(r"^\| `(caledger_[a-z_]+)`", text, re.MULTILINE)
+    documented = {name.removesuffix("_total") for name in named}
+    seen: set[str] = set()
+    values: dict[str, dict[str, float]] = {}
+    for number, worker in enumerate(WORKERS):
+        url = f"http://127.0.0.1:{base + number}"
+        async with asyncio.timeout(20):
+            while (ready := await asyncio.to_thread(got, f"{url}/readyz"))[0] != 200:
+                await asyncio.sleep(0.1)
+        assert json.loads(ready[1]) == {"ready": True, "missing": {}}
+        assert (await asyncio.to_thread(got, f"{url}/healthz"))[0] == 200
+        _, body = await asyncio.to_thread(got, f"{url}/metrics")
+        families = [*text_string_to_metric_families(body)]
+        samples = [sample for family in families for sample in family.samples]
+        names = {family.name.removesuffix("_total") for family in families}
+        seen |= {name for name in names if name.startswith("caledger_")}
+        values[worker] = {sample.name: sample.value for sample in samples}
+        [info] = [sample.labels for sample in samples if sample.name == "caledger_worker"]
+        assert f"{info['worker']}-{info['slot']}".startswith(worker)
+        assert values[worker]["caledger_nats_connected"] == 1
+        assert values[worker]["caledger_ledger_last_sequence"] > 0
+        assert values[worker]["process_resident_memory_bytes"] > 0
+    assert seen == documented
+    manager, signers = values["root-manager"], [values["signer-0"], values["signer-1"]]
+    assert manager["caledger_is_leader"] == values["leader-elector"]["caledger_leader_lease_held"]
+    assert manager["caledger_is_leader"] == 1
+    assert manager["caledger_mesh_active_root_ca_expiry_seconds"] > 9 * 365 * 86_400
+    assert values["replicator"]["caledger_void_entries"] == 0
+    assert values["replicator"]["caledger_projections_position"] > 0
+    assert sum(signer["caledger_partitions_held"] for signer in signers) == 64
+    assert sum(signer["caledger_signatures_issued_total"] for signer in signers) == 1
+    assert sum(signer["caledger_sign_seconds_count"] for signer in signers) == 1
+    assert sum(signer["caledger_append_seconds_count"] for signer in signers) == 1
+
+
+def got(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
 
 
 async def gone(pids: dict[str, int], *, timeout: float = 20.0) -> None:
@@ -36,7 +100,7 @@ async def gone(pids: dict[str, int], *, timeout: float = 20.0) -> None:
 
 
 async def test_a_second_start_goes_on_with_the_same_ledger(tmp_path: Path) -> None:
-    first = Caledger(tmp_path)
+    first = Caledger(tmp_path, "--metrics-port", str(base := free_ports()))
     async with first:
         assert (
             first.out == f"ready nats://127.0.0.1:{first.port} datacenter=dc1 data={first.data}\n"
@@ -45,6 +109,10 @@ async def test_a_second_start_goes_on_with_the_same_ledger(tmp_path: Path) -> No
         assert signers.holders(first.data / "projections.sqlite") == 2, "each has its share"
         roots = (await first.run("roots", "get", "--json")).out
         before = await signed(first, "web", "--request-id", "R-1", "--json")
+        await each_tells_its_metrics(first, base)
+        status = await first.run("status", "--user", "auditor")
+        assert status.code == 0, status
+        assert "INITIALIZED, can sign" in status.out
         running = first.pids()
         assert set(running) == set(PROGRAMS)
     assert first.code == 0

@@ -8,7 +8,7 @@ from services.observed import Observed
 from services.refusals import RefusedError
 from services.signer.holdings import Holdings
 from services.signer.metrics import SignerMetrics
-from services.signer.work import Signed, TurnedDown, Work
+from services.signer.work import Decided, Signed, TurnedDown, Work
 from services.stamping import Stamper
 from tests.clocks import FixedClock
 from tests.factories import NOW
@@ -41,6 +41,7 @@ def turned_down(heard: float) -> TurnedDown:
         message="no",
         signer=EVEN,
         grant_sequence=4,
+        requester="UWEB",
         durable=True,
     )
     return TurnedDown(
@@ -58,7 +59,7 @@ def test_what_was_given_out_is_counted_and_what_is_decided_anew_is_not() -> None
         observed, holdings=lambda: held, holding=lambda: 7, authority=lambda: 12
     )
     value = observed.metrics.registry.get_sample_value
-    group = [signed(10.0), signed(10.5), turned_down(10.5), signed(9.0)]
+    group: list[Decided] = [signed(10.0), signed(10.5), turned_down(10.5), signed(9.0)]
 
     metrics.recorded(group, [group[3].work], began=10.9, now=11.0)
     metrics.recorded([signed(10.0)], [], began=11.0, now=11.25)
