@@ -50,6 +50,10 @@ from tests.verifiers import pem_chain
 SUBJECTS = Subjects("dc1")
 
 
+class NobodySignsError(Exception):
+    """No signer holds the partition."""
+
+
 class Shown:
     """A leaf as its holder shows it."""
 
@@ -174,14 +178,20 @@ class Datacenter:
         return await self.act()
 
     async def sign(self, name: str = "web") -> Shown:
-        """Issue a certificate to a service, by the signer that its partition is assigned to."""
+        """Issue a certificate to a service, by the signer that its partition is assigned to.
+
+        Raises NobodySignsError where there is none, RefusedError.
+        """
         state = await self.tools.follower.catch_up()
         partition = partition_of(*identity_tokens("service", name))
-        run, grant = next(
+        found = [
             (run, grant)
             for run, grant in state.signers.items()
             if partition in grant.assignment.partitions
-        )
+        ]
+        if not found:
+            raise NobodySignsError
+        [(run, grant)] = found
         holdings = changed(Holdings(), grant)
         desk = Desk(
             subjects=SUBJECTS,
