@@ -20,13 +20,8 @@ USEFUL_SHARE: Final = 0.25  # of the life: a renewal that adds less is none
 log = structlog.get_logger()
 
 
-def less_than_half_time_passed(now: datetime, not_before: datetime, not_after: datetime) -> bool:
-    """Say whether more than half of a life is left; at exactly half it is not (Consul, 3.11)."""
-    return now < not_before + (not_after - not_before) / 2
-
-
 def due_at(issuer: Issuer) -> datetime:
-    """Return when an intermediate is to be renewed: at half its life, and some more.
+    """Return when an intermediate is to be renewed: at half its life (Consul, 3.11), and some more.
 
     How much more follows from its key id, so that every leader says the same.
     """
