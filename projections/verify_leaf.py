@@ -108,7 +108,11 @@ def _fields(leaf: LeafIssued, certificate: x509.Certificate) -> Iterator[tuple[L
         "key id": leaf.key_id,
         "public key": leaf.key_id,
         "issuer's key id": leaf.issuer_key_id,
-        "names": [leaf.identity],
+        "names": [
+            *(f"DNS:{name}" for name in leaf.dns),
+            *(f"IP:{address}" for address in leaf.ip),
+            leaf.identity,
+        ],
         "start": utc(leaf.not_before),
         "end": utc(leaf.not_after),
     }
@@ -152,12 +156,21 @@ def _authority_key(extensions: x509.Extensions) -> str | None:
 
 
 def _names(extensions: x509.Extensions) -> list[str] | None:
-    """Return all of the subject's alternative names: more than the one URI is a difference."""
+    """Return all of the subject's alternative names: one that the event does not say differs."""
     try:
         found = extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return None
-    return [
-        name.value if isinstance(name, x509.UniformResourceIdentifier) else repr(name)
-        for name in found.value
-    ]
+    return [_name(name) for name in found.value]
+
+
+def _name(name: x509.GeneralName) -> str:
+    match name:
+        case x509.UniformResourceIdentifier(value=uri):
+            return uri
+        case x509.DNSName(value=dns):
+            return f"DNS:{dns}"
+        case x509.IPAddress(value=address):
+            return f"IP:{address}"
+        case _:
+            return repr(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -78,17 +78,24 @@ class Asker:
                 self._waiting.pop(subject.lower(), None)
 
     async def ask(
-        self, nc: Client, subject: str, body: bytes, *, timeout: float
+        self,
+        nc: Client,
+        subject: str,
+        body: bytes,
+        *,
+        timeout: float,
+        not_yet: Callable[[Msg], RefusedError | None] | None = None,
     ) -> tuple[Msg, int]:
         """Return the answer, and how often it was asked for: the same bytes after each silence.
 
         Every sending names the same inbox, so that a late answer to the first counts as well.
         "Not ready" and "rate limited" are no answer yet where they say when to ask again; in the
-        end, it is what is raised.
+        end, it is what is raised. `not_yet` says it of answers that are not of ours.
         """
+        told_not_yet = not_yet or _not_yet
         answers: asyncio.Queue[Heard] = asyncio.Queue()
         inbox = nc.new_inbox()
-        not_yet: RefusedError | None = None
+        refused: RefusedError | None = None
         sendings = 0
         try:
             subscription = await nc.subscribe(inbox, cb=answers.put)
@@ -100,16 +107,16 @@ class Asker:
                             sendings += 1
                             wait = patience(sendings, self._entropy.fraction())
                             while (answer := await _answer(answers, wait)) is not None:
-                                if (not_yet := _not_yet(answer)) is None:
+                                if (refused := told_not_yet(answer)) is None:
                                     return answer, sendings
-                                if not_yet.retry_after is None:
-                                    raise not_yet
-                                wait = max(wait, not_yet.retry_after)
+                                if refused.retry_after is None:
+                                    raise refused
+                                wait = max(wait, refused.retry_after)
             finally:
                 if not nc.is_closed:
                     await subscription.unsubscribe()
         except TimeoutError:
-            raise not_yet or NoAnswerError(
+            raise refused or NoAnswerError(
                 f"no answer on {subject} within {timeout:.3g} s"
             ) from None
         except NatsError as error:

@@ -14,8 +14,10 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from events import jetstream
 from events.base import RequestId, Struct
 from events.envelope import Stored
+from events.leaves import IdentityKind
 from events.ledger import LedgerReader
 from events.log import GapError, UnreachableError
 from events.subjects import Subjects
@@ -28,6 +30,8 @@ from services.status import Status, merged
 
 ANSWER_SECONDS: Final = 10.0
 READ_MAX: Final = 512  # entries at once
+REQUEST_BYTES_MAX: Final = 64 * 1024
+FULL_RETRY_SECONDS: Final = 1.0
 STATUS_GATHER_SECONDS: Final = 0.8  # those who do not lead answer half a second later
 ROOTS_POLL_SECONDS: Final = 10.0  # should a push have been lost
 
@@ -79,22 +83,60 @@ class CaClient:
         await self.nc.close()
 
     async def sign(
-        self, service: str, csr: str, *, request_id: str, timeout: float = ANSWER_SECONDS
+        self,
+        name: str,
+        csr: str,
+        *,
+        request_id: str,
+        kind: IdentityKind = "service",
+        timeout: float = ANSWER_SECONDS,
     ) -> bytes:
-        """Return the CA's IssuedCert JSON for a PEM CSR of this service.
+        """Return the CA's IssuedCert JSON for a PEM CSR of this identity.
 
-        The same request id again gets the same bytes, so that after a NoAnswerError asking again
-        with the same id and CSR is safe.
+        `name` is of the service or the node; gateways and servers have none, and it is not looked
+        at. The same request id again gets the same bytes, so that after a NoAnswerError asking
+        again with the same id and CSR is safe.
         """
         body = msgspec.json.encode(SigningRequest(request_id=request_id, csr=csr))
-        return await self.request(self.subjects.sign("service", service), body, timeout)
+        return await self.request(self.subjects.sign(kind, name), body, timeout)
 
     async def lookup(
-        self, service: str, *, request_id: str, timeout: float = ANSWER_SECONDS
+        self,
+        name: str,
+        *,
+        request_id: str,
+        kind: IdentityKind = "service",
+        timeout: float = ANSWER_SECONDS,
     ) -> bytes:
-        """Return what was issued for this id; raises RefusedError `not_found` where nothing was."""
+        """Return what was issued for this id.
+
+        Raises RefusedError: `not_found` where nothing was, `pending` where it was submitted and is
+        not done, and with any other code where it was submitted and never will be issued.
+        """
         body = msgspec.json.encode(SigningRequest(request_id=request_id))
-        return await self.request(self.subjects.sign("service", service), body, timeout)
+        return await self.request(self.subjects.sign(kind, name), body, timeout)
+
+    async def submit(
+        self,
+        name: str,
+        csr: str,
+        *,
+        request_id: str,
+        kind: IdentityKind = "service",
+        timeout: float = ANSWER_SECONDS,
+    ) -> None:
+        """Leave a request to be signed whenever it can be; returns once it is durable.
+
+        Then it survives restarts of everything, is signed once, and `lookup` gets what came of it.
+        No worker needs to run. After a NoAnswerError submitting the same again is safe.
+        Raises RefusedError `not_ready` while the queue is full, for this identity or for all.
+        """
+        body = msgspec.json.encode(SigningRequest(request_id=request_id, csr=csr))
+        if len(body) > REQUEST_BYTES_MAX:
+            raise RefusedError("too_large", f"a request has at most {REQUEST_BYTES_MAX} bytes")
+        await self._asker.ask(
+            self.nc, self.subjects.submit(kind, name), body, timeout=timeout, not_yet=_not_stored
+        )
 
     async def roots(self, *, timeout: float = ANSWER_SECONDS) -> bytes:
         """Return the trust bundle, Consul's Roots JSON, as a root-manager holds it now."""
@@ -230,6 +272,18 @@ class CaClient:
 
     async def _ask(self, subject: str, body: bytes, timeout: float) -> tuple[Msg, int]:
         return await self._asker.ask(self.nc, subject, body, timeout=timeout)
+
+
+def _not_stored(answer: Msg) -> RefusedError | None:
+    """Return why JetStream has not stored what was submitted, None where it has."""
+    match jetstream.read_answer(answer.data):
+        case jetstream.Accepted():
+            return None
+        case jetstream.Refused(error=error):
+            why = f"the queue of durable requests does not take it: {error}"
+        case other:
+            why = f"the queue of durable requests does not take it yet: {other}"
+    return RefusedError("not_ready", why, retry_after=FULL_RETRY_SECONDS)
 
 
 def _give_up(after: int, goal: int, *, there: bool, gaps: bool) -> None:

@@ -232,6 +232,8 @@ def leaf_certificate(
     serial: int = SERIAL + 2,
     now: datetime = NOW,
     ttl_seconds: int = 72 * 3600,
+    dns: Sequence[str] = (),
+    ip: Sequence[str] = (),
 ) -> bytes:
     """Return a leaf of this issuer, made as a signer makes it, DER."""
     public_key = (key or ca_key(number=2)).public_key()
@@ -249,6 +251,8 @@ def leaf_certificate(
         uri=uri,
         not_before=not_before,
         not_after=not_after,
+        dns=dns,
+        ip=ip,
     )
     return signed(tbs, issuer_key)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from services.cli.common import (
     ContextOption,
     DatacenterOption,
     DataOption,
+    Exit,
     JsonOption,
     UserOption,
     find,
@@ -22,26 +23,13 @@ from services.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from events.leaves import IdentityKind
     from services.cli.common import Target
     from services.cli.signing_files import SigningFiles
-    from services.client import CaClient
 
-app = typer.Typer(no_args_is_help=True, help="Ask for a certificate.")
-
-# What is wrong with the request itself, so that no signer ever says yes to it.
-_NEVER_ISSUED: Final = frozenset(
-    {
-        *("malformed", "too_large", "bad_signature", "uri_count", "email_san", "san_not_allowed"),
-        *("identity_mismatch", "wrong_trust_domain", "wrong_datacenter", "key_not_allowed"),
-        *("bad_name", "bad_request_id"),
-    }
+app = typer.Typer(
+    no_args_is_help=True, help="Ask for a certificate of a service, an agent, a gateway, a server."
 )
-_ASK_AGAIN: Final = frozenset({"rate_limited", "not_ready", "pending", "internal"})
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `service` a subcommand: other kinds of identity follow."""
 
 
 class KeyType(enum.StrEnum):
@@ -54,23 +42,60 @@ class KeyType(enum.StrEnum):
     RSA4096 = "rsa4096"
 
 
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder to write to (else called as the files)."),
+]
+CsrOption = Annotated[
+    Path | None,
+    typer.Option("--csr", metavar="FILE", help="A CSR made elsewhere, PEM or DER: no key is made."),
+]
+RequestIdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--request-id", metavar="ID", help="Ask again for what this id got, or may have got."
+    ),
+]
+DurableOption = Annotated[
+    bool,
+    typer.Option(
+        "--durable",
+        help="Leave the request in a queue that survives restarts of everything, tell its id and "
+        "end: it is signed once, as soon as it can be. No signer needs to run.",
+    ),
+]
+FetchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fetch",
+        metavar="ID",
+        help="Get what a durable request got; `pending` (exit code 1) while it waits.",
+    ),
+]
+KeyTypeOption = Annotated[KeyType, typer.Option("--key-type", help="The key to make.")]
+NoNamesOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-names",
+        help="Ask for the SPIFFE id alone, without localhost and what else is usual beside it.",
+    ),
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer.")
+]
+
+
 @app.command("service")
 def service(
     name: Annotated[str, typer.Argument(help="The service to be.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder to write to (else NAME).")
-    ] = None,
-    csr: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A CSR made elsewhere, PEM or DER: no key is made."),
-    ] = None,
-    request_id: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="Ask again for what this id got, or may have got."),
-    ] = None,
-    key_type: Annotated[KeyType, typer.Option(help="The key to make.")] = KeyType.P256,
+    out: OutOption = None,
+    csr: CsrOption = None,
+    request_id: RequestIdOption = None,
+    durable: DurableOption = False,
+    fetch: FetchOption = None,
+    key_type: KeyTypeOption = KeyType.P256,
     json: JsonOption = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 10.0,
+    timeout: TimeoutOption = 10.0,
     data: DataOption = None,
     context: ContextOption = None,
     user: UserOption = None,
@@ -81,102 +106,144 @@ def service(
     The key and the CSR are made here; the key never leaves this machine. When no answer comes in
     time, ask again with the --request-id that is told: the same key then gets its certificate,
     and never a second one. An id that has a certificate is looked up: where its key is in DIR, the
-    files are written again.
+    files are written again. With --durable the key waits in DIR until its certificate is fetched.
     """
+    target = find(data=data, context=context, user=user, datacenter=datacenter)
+    files = _files(target, "service", name, out)
+    _ask(target, files, csr, request_id, key_type, timeout, durable=durable, fetch=fetch, json=json)
+
+
+@app.command("agent")
+def agent(
+    name: Annotated[str, typer.Argument(metavar="NODE", help="The node whose agent to be.")],
+    out: OutOption = None,
+    csr: CsrOption = None,
+    request_id: RequestIdOption = None,
+    durable: DurableOption = False,
+    fetch: FetchOption = None,
+    key_type: KeyTypeOption = KeyType.P256,
+    no_names: NoNamesOption = False,
+    json: JsonOption = False,
+    timeout: TimeoutOption = 10.0,
+    data: DataOption = None,
+    context: ContextOption = None,
+    user: UserOption = None,
+    datacenter: DatacenterOption = None,
+) -> None:
+    """Get a certificate for a client agent: agent.NODE.pem and so on, as for a service.
+
+    It also has the names of its own machine (localhost, 127.0.0.1, ::1), as in Consul.
+    """
+    target = find(data=data, context=context, user=user, datacenter=datacenter)
+    files = _files(target, "agent", name, out, names=not no_names)
+    _ask(target, files, csr, request_id, key_type, timeout, durable=durable, fetch=fetch, json=json)
+
+
+@app.command("gateway")
+def gateway(
+    out: OutOption = None,
+    csr: CsrOption = None,
+    request_id: RequestIdOption = None,
+    durable: DurableOption = False,
+    fetch: FetchOption = None,
+    key_type: KeyTypeOption = KeyType.P256,
+    json: JsonOption = False,
+    timeout: TimeoutOption = 10.0,
+    data: DataOption = None,
+    context: ContextOption = None,
+    user: UserOption = None,
+    datacenter: DatacenterOption = None,
+) -> None:
+    """Get a certificate for a mesh gateway: gateway.DC.pem and so on, as for a service.
+
+    A datacenter's gateways have one identity.
+    """
+    target = find(data=data, context=context, user=user, datacenter=datacenter)
+    files = _files(target, "gateway", "", out)
+    _ask(target, files, csr, request_id, key_type, timeout, durable=durable, fetch=fetch, json=json)
+
+
+@app.command("server")
+def server(
+    out: OutOption = None,
+    csr: CsrOption = None,
+    request_id: RequestIdOption = None,
+    durable: DurableOption = False,
+    fetch: FetchOption = None,
+    key_type: KeyTypeOption = KeyType.P256,
+    no_names: NoNamesOption = False,
+    json: JsonOption = False,
+    timeout: TimeoutOption = 10.0,
+    data: DataOption = None,
+    context: ContextOption = None,
+    user: UserOption = None,
+    datacenter: DatacenterOption = None,
+) -> None:
+    """Get a certificate for a server: server.DC.pem and so on, as for a service.
+
+    A datacenter's servers have one identity. It also has the names of its own machine and the one
+    that peers know a datacenter's servers by.
+    """
+    target = find(data=data, context=context, user=user, datacenter=datacenter)
+    files = _files(target, "server", "", out, names=not no_names)
+    _ask(target, files, csr, request_id, key_type, timeout, durable=durable, fetch=fetch, json=json)
+
+
+def _files(
+    target: Target, kind: IdentityKind, name: str, out: Path | None, *, names: bool = True
+) -> SigningFiles:
     from services.cli.signing_files import SigningFiles
 
     with told():
-        files = SigningFiles(name, out)
-    target = find(data=data, context=context, user=user, datacenter=datacenter)
-    reply = run(_sign(target, files, csr, request_id, key_type.value, timeout, json=json))
+        return SigningFiles(name, out, kind=kind, datacenter=target.datacenter, names=names)
+
+
+def _ask(
+    target: Target,
+    files: SigningFiles,
+    csr: Path | None,
+    request_id: str | None,
+    key_type: KeyType,
+    timeout: float,
+    *,
+    durable: bool,
+    fetch: str | None,
+    json: bool,
+) -> None:
+    from services.cli import signing
+
+    if fetch is not None and (durable or request_id is not None):
+        raise CliError("--fetch names the request: neither --durable nor --request-id", Exit.USAGE)
+    asking = signing.Asking(target, files, csr, key_type.value, timeout, json)
+    if durable:
+        _submitted(files, run(signing.submit(asking, request_id)), json=json)
+        return
+    if fetch is not None:
+        reply = run(signing.fetch(asking, fetch))
+    else:
+        reply = run(signing.sign(asking, request_id))
     if json:
         print(reply.decode())
     else:
-        _summary(files, reply, own_csr=csr is not None)
+        _summary(files, reply)
 
 
-async def _sign(
-    target: Target,
-    files: SigningFiles,
-    csr_file: Path | None,
-    request_id: str | None,
-    key_type: str,
-    timeout: float,
-    *,
-    json: bool,
-) -> bytes:
-    import asyncio
-
-    from services import error_reply
-    from services.asking import NoAnswerError, RefusedLateError
-    from services.cli.errors import judge
-    from services.clock import SystemClock, SystemEntropy
-    from services.refusals import RefusedError
-    from services.transport import NotPermittedError
-
-    deadline = asyncio.get_running_loop().time() + timeout
-
-    def left() -> float:
-        return max(deadline - asyncio.get_running_loop().time(), 0.1)
-
-    async with target.client(timeout=timeout) as client:
-        files.finish()
-        bundle = await client.stored_roots(timeout=left())
-        chosen = request_id or SystemEntropy().ulid(SystemClock().now())
-        try:
-            if csr_file is None and request_id is not None and not files.waits(request_id):
-                known = await _look_up(client, files.name, request_id, timeout=left())
-                if known is not None:
-                    files.install_known(request_id, known, bundle)
-                    return known
-            if csr_file is not None:
-                csr = files.read_csr(csr_file)
-            else:
-                csr = files.pending(chosen, bundle, target.datacenter, key_type)
-            reply = await client.sign(files.name, csr, request_id=chosen, timeout=left())
-        except NotPermittedError:
-            if request_id is None:
-                files.forget(chosen)  # no signer was asked
-            raise
-        except (NoAnswerError, RefusedError) as error:
-            if json and isinstance(error, RefusedError):
-                print(error_reply.encode(error)[0].decode())
-            if isinstance(error, RefusedError) and error.code not in _ASK_AGAIN:
-                asked_before = request_id is not None or isinstance(error, RefusedLateError)
-                if error.code in _NEVER_ISSUED and not asked_before:
-                    files.forget(chosen)  # no certificate can ever come for its key
-                raise
-            judged = judge(error)
-            assert judged is not None, "both are told"
-            raise CliError(
-                f"{judged}; to ask again for the same certificate: --request-id {chosen}",
-                judged.code,
-            ) from error
-        files.install(chosen, csr, reply, bundle)
-        return reply
+def _submitted(files: SigningFiles, request_id: str, *, json: bool) -> None:
+    if json:
+        print(f'{{"request_id": "{request_id}"}}')
+        return
+    print(request_id)
+    whose = " ".join(filter(None, (files.kind, files.name)))
+    say(f"submitted; get the certificate: caledger sign {whose} --fetch {request_id}")
 
 
-async def _look_up(
-    client: CaClient, service: str, request_id: str, *, timeout: float
-) -> bytes | None:
-    """Return the reply that an id got, None where it has got none."""
-    from services.refusals import RefusedError
-
-    try:
-        return await client.lookup(service, request_id=request_id, timeout=timeout)
-    except RefusedError as error:
-        if error.code == "not_found":
-            return None
-        raise
-
-
-def _summary(files: SigningFiles, reply: bytes, *, own_csr: bool) -> None:
+def _summary(files: SigningFiles, reply: bytes) -> None:
     from services.cli.signing_files import read_reply
 
     issued = read_reply(reply)
-    written = [files.certificate, *([] if own_csr else [files.key]), files.roots]
+    written = [files.certificate, *([files.key] if files.key_is_here else []), files.roots]
     form = "%Y-%m-%d %H:%M:%SZ"
-    print(issued.service_uri)
+    print(issued.service_uri or issued.agent_uri or issued.kind_uri or issued.server_uri)
     print(f"  serial  {issued.serial_number}")
     print(f"  valid   {issued.valid_after:{form}} to {issued.valid_before:{form}}")
     print(f"  ledger  sequence {issued.ledger_sequence}, event {issued.event_id}")

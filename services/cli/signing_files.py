@@ -6,7 +6,10 @@ certificate. A run that ends in that moment is finished by the next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from cryptography import x509
@@ -15,12 +18,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from events.base import REQUEST_ID
-from events.subjects import encode_name
+from events.leaves import IdentityKind
+from events.subjects import NAMELESS_KINDS, encode_name
 from projections.bundle import Roots
 from services.cli.common import CliError, Exit
 from services.issued import IssuedCert
 from services.nats_access.files import write_atomically
-from services.pki import spiffe
+from services.pki import sans, spiffe
+
+_NAMED: Final = frozenset({"agent", "server"})  # whose CSRs have names beside the URI
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -44,19 +50,35 @@ def read_bundle(bundle: bytes) -> Roots:
 class SigningFiles:
     """NAME.pem, NAME-key.pem and NAME-roots.pem in one folder.
 
+    For other kinds of identity than services NAME begins with the kind and a dot, as no service's
+    does. A gateway and a server have no name, and are called after their datacenter.
+
     Until there is a certificate for it, a key waits beside them under the id of its request, with
     its CSR: asking again under the id has to send the very same CSR.
     """
 
-    def __init__(self, name: str, out: Path | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        out: Path | None,
+        *,
+        kind: IdentityKind = "service",
+        datacenter: str = "",
+        names: bool = True,
+    ) -> None:
         self.name = name
-        stem = encode_name(name)  # a file name as well
+        self.kind: IdentityKind = kind
+        self._names = names
+        stem = datacenter if kind in NAMELESS_KINDS else encode_name(name)  # a file name as well
+        if kind != "service":
+            stem = f"{kind}.{stem}"
         self._folder = out or Path(stem)
         self._is_new = not self._folder.exists()
         self._stem = stem
         self.certificate = self._folder / f"{stem}.pem"
         self.key = self._folder / f"{stem}-key.pem"
         self.roots = self._folder / f"{stem}-roots.pem"
+        self.key_is_here = False  # beside the certificate that was installed
 
     def pending(self, request_id: str, bundle: bytes, datacenter: str, key_type: str) -> str:
         """Return the PEM CSR of a request; its key is made, and on disk, before this returns."""
@@ -64,16 +86,44 @@ class SigningFiles:
         if csr_file.exists():
             return csr_file.read_text()
         key = _load_key(key_file) if key_file.exists() else _make_key(key_type)
-        uri = spiffe.service_id(read_bundle(bundle).trust_domain, datacenter, self.name)
-        csr = _csr(key, uri)
+        csr = _csr(key, self._sans(read_bundle(bundle).trust_domain, datacenter))
         write_atomically(key_file, _key_pem(key), mode=0o600)
         write_atomically(csr_file, csr)
         return csr.decode()
 
+    def _sans(self, trust_domain: str, datacenter: str) -> list[x509.GeneralName]:
+        """Return the SPIFFE id, and what Consul's agents and servers ask for beside theirs.
+
+        As far as the CA allows it where nobody configured otherwise.
+        """
+        uri = spiffe.identity_id(
+            self.kind, self.name, trust_domain=trust_domain, datacenter=datacenter
+        )
+        found: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
+        if self._names and self.kind in _NAMED:
+            allowed = getattr(sans.DEFAULT, self.kind)
+            values = {"datacenter": datacenter, "trust_domain": trust_domain}
+            found += [x509.DNSName(name.format(**values)) for name in allowed.dns]
+            found += [x509.IPAddress(ip_address(address)) for address in allowed.ip]
+        return found
+
     def waits(self, request_id: str) -> bool:
         """Say whether a key waits for the answer to this request; raises CliError."""
+        return self.kept_csr(request_id) is not None
+
+    def keep_csr(self, request_id: str, csr: str) -> None:
+        """Keep the CSR of a request until its answer is fetched, also where its key is elsewhere.
+
+        Raises CliError.
+        """
         _, csr_file = self._pending(request_id)
-        return csr_file.exists()
+        if not csr_file.exists():
+            write_atomically(csr_file, csr.encode())
+
+    def kept_csr(self, request_id: str) -> str | None:
+        """Return the PEM CSR that waits for the answer to this request; raises CliError."""
+        _, csr_file = self._pending(request_id)
+        return csr_file.read_text() if csr_file.exists() else None
 
     def read_csr(self, file: Path) -> str:
         """Return a CSR made elsewhere as PEM; raises CliError."""
@@ -115,6 +165,7 @@ class SigningFiles:
         contents = [
             (self.roots, "".join(root.root_cert for root in read_bundle(bundle).roots).encode())
         ]
+        self.key_is_here = key_file is not None
         if key_file is not None:
             contents.append((self.key, key_file.read_bytes()))
         contents.append((self.certificate, pem.encode()))
@@ -187,14 +238,12 @@ def _key_pem(key: PrivateKey) -> bytes:
     )
 
 
-def _csr(key: PrivateKey, uri: str) -> bytes:
+def _csr(key: PrivateKey, names: Sequence[x509.GeneralName]) -> bytes:
     """Return a PEM CSR as Consul's agents send it: no subject, one URI."""
     return (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([]))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True
-        )
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
         .sign(key, hashes.SHA256())
         .public_bytes(serialization.Encoding.PEM)
     )

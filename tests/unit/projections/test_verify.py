@@ -334,10 +334,40 @@ def test_issuer_key() -> None:
         {"key_id": "a" * 64},
         {"not_before": "2026-08-01T12:00:00Z"},
         {"not_after": "2026-08-09T12:00:00Z"},
+        {"dns": ["localhost"]},
+        {"ip": ["::1"]},
     ],
 )
 def test_leaf_fields(said: dict[str, str]) -> None:
     assert named(changed(small_ledger(), 6, **said)) == [(6, "leaf_fields")]
+
+
+@pytest.mark.parametrize(
+    ("dns", "ip", "faults"),
+    [
+        (("localhost", "web.example"), ("127.0.0.1", "::1"), []),
+        (("localhost",), ("127.0.0.1", "::1"), ["leaf_fields"]),
+        (("localhost", "web.example"), ("127.0.0.1",), ["leaf_fields"]),
+        ((), (), ["leaf_fields"]),
+    ],
+)
+def test_leaf_fields_are_also_the_names_beside_the_identity(
+    dns: tuple[str, ...], ip: tuple[str, ...], faults: list[str]
+) -> None:
+    ledger = small_ledger()
+    named_leaf = factories.leaf_certificate(
+        issuer=signing_certificate(SIGNING_KEY),
+        issuer_key=factories.ca_key(number=SIGNING_KEY),
+        key=factories.ca_key(number=LEAF_KEY),
+        serial=int(event_at(ledger, 6).serial, 16),
+        dns=("localhost", "web.example"),
+        ip=("127.0.0.1", "::1"),
+    )
+    copy = changed(
+        ledger, 6, certificate=base64.b64encode(named_leaf).decode(), dns=list(dns), ip=list(ip)
+    )
+
+    assert [check for _, check in named(copy)] == faults
 
 
 def test_leaf_fields_where_the_certificate_is_anothers() -> None:
