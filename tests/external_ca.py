@@ -45,8 +45,12 @@ def given_ca(
     now: datetime = NOW,
     anchor_days: int = 3650,
     days: int = 3650,
+    path_length: int | None = None,
 ) -> GivenCa:
-    """Make a chain of so many certificates; with one, the CA is its own anchor."""
+    """Make a chain of so many certificates; with one, the CA is its own anchor.
+
+    `path_length` is the CA's own; without it, it may sign another root across.
+    """
     keys = [ca_key(number=number + place) for place in range(certificates - 1)]  # anchor first
     keys.append(ca_key(kind, number + certificates))
     chain: tuple[bytes, ...] = ()
@@ -54,12 +58,15 @@ def given_ca(
         signer, issuer = (keys[place - 1], place - 1) if place else (key, 0)
         ends = anchor_days if place == 0 and certificates > 1 else days
         below = certificates - 1 - place  # CAs of this chain below it
+        length = below + 2 if place else None  # the intermediate, and a root to cross
+        if below == 0 and path_length is not None:
+            length = path_length
         chain = (
             _certificate(
                 f"external {number}.{place}",
                 key,
                 (signer, f"external {number}.{issuer}"),
-                path_length=below + 2 if place else None,  # the intermediate, and a root to cross
+                path_length=length,
                 life=(now - DAY, now + ends * DAY),
             ),
             *chain,
