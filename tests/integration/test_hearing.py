@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -60,11 +60,11 @@ class Heard:
         for _ in range(times):
             await self.asker.subscribe(inbox := self.asker.new_inbox(), cb=take)
             await self.asker.publish(subject, data, reply=inbox)
-        await self.settle()
         return answers
 
     async def carry_out(self) -> None:
-        """Let the leader carry out what it has heard so far."""
+        """Let the leader carry out what was sent so far."""
+        await self.settle()
         await self.dc.replicate()
         await self.hearing.carry_out(self.dc.turn)
         await self.settle()
@@ -77,13 +77,22 @@ class Heard:
 
     async def told(self, subject: str, body: bytes | dict[str, Any] = b"") -> dict[str, Any]:
         """Ask, have it carried out, and return the one answer."""
-        answers = await self.ask(subject, body)
-        await self.carry_out()
-        [answer] = answers
-        told: dict[str, Any] = json.loads(answer.data)
-        if "error" in told:
-            assert (answer.headers or {})["Nats-Service-Error-Code"] == told["error"]["code"]
+        [told] = await self.told_all([(subject, body)])
         return told
+
+    async def told_all(
+        self, asked: Sequence[tuple[str, bytes | dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Ask all of it, have it carried out, and return the one answer to each."""
+        answers = [await self.ask(subject, body) for subject, body in asked]
+        await self.carry_out()
+        all_told = []
+        for [answer] in answers:
+            told = json.loads(answer.data)
+            if "error" in told:
+                assert (answer.headers or {})["Nats-Service-Error-Code"] == told["error"]["code"]
+            all_told.append(told)
+        return all_told
 
     async def count(self, kind: type[Event]) -> int:
         """Return how many events of a kind the ledger holds."""
@@ -119,6 +128,7 @@ async def test_a_command_that_was_carried_out_is_not_carried_out_again(heard: He
 
 async def test_a_hundred_that_are_the_same_are_one_while_it_waits(heard: Heard) -> None:
     answers = await heard.ask(SUBJECTS.rotation_start, times=100)
+    await heard.settle()
     assert heard.woken == 1
 
     await heard.carry_out()
@@ -161,6 +171,8 @@ async def test_no_more_commands_wait_than_fit(heard: Heard) -> None:
 
 async def test_who_does_not_lead_any_more_forgets_what_it_heard(heard: Heard) -> None:
     answers = await heard.ask(SUBJECTS.rotation_start)
+    await heard.settle()
+    assert heard.woken == 1
 
     heard.hearing.forget()
     await heard.carry_out()
@@ -205,9 +217,9 @@ HOSTILE: list[tuple[str, bytes, str, str]] = [
 async def test_a_hostile_command_gets_a_typed_refusal_and_leaves_no_trace(heard: Heard) -> None:
     before = await heard.dc.ledger.last_sequence()
     for subject in heard.dc.administration.subjects:
-        for what, body, code, text in HOSTILE:
-            error = (await heard.told(subject, body)).get("error")
-
+        answers = await heard.told_all([(subject, body) for _, body, _, _ in HOSTILE])
+        for (what, _, code, text), told in zip(HOSTILE, answers, strict=True):
+            error = told.get("error")
             assert error is not None, (subject, what)
             codes = {code} if code else {"malformed", "bad_config"}
             assert error["code"] in codes, (subject, what)
@@ -247,9 +259,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 async def test_a_command_of_wrong_values_is_told_which(heard: Heard) -> None:
     before = await heard.dc.ledger.last_sequence()
 
-    for subject, body, text in WRONG:
-        error = (await heard.told(getattr(SUBJECTS, subject), body))["error"]
-
+    answers = await heard.told_all([(getattr(SUBJECTS, name), body) for name, body, _ in WRONG])
+    for (_, body, text), told in zip(WRONG, answers, strict=True):
+        error = told["error"]
         assert error["code"] in {"malformed", "bad_config"}, body
         assert text in error["message"], (body, error)
 
