@@ -656,6 +656,22 @@ async def test_who_asks_for_the_roots_is_known_too(access: AccessServer) -> None
     assert told["user"] == jwt.read_creds(access.creds("web")).sub
 
 
+async def test_every_root_manager_answers_what_the_status_is(access: AccessServer) -> None:
+    subject = access.subjects.status_get
+    managers = [Counting(await access.connect("root-manager"), b"%d" % n) for n in range(3)]
+    for manager in managers:
+        await manager.listen(subject)
+
+    for user in ("admin", "auditor"):
+        nc = await access.connect(user)
+        inbox = nc.new_inbox()
+        answers: asyncio.Queue[Msg] = asyncio.Queue()
+        await nc.subscribe(inbox, cb=answers.put)
+        await nc.publish(subject, b"", reply=inbox)
+        async with asyncio.timeout(5):
+            assert {(await answers.get()).data for _ in managers} == {b"0", b"1", b"2"}
+
+
 async def test_a_request_that_no_signer_hears_is_answered_at_once(access: AccessServer) -> None:
     web = await access.client("web", "service.web")
 

@@ -62,7 +62,9 @@ def test_where_metrics_are_is_kept_as_the_file_is_written_anew(tmp_path: Path) -
 
     again = settled(tmp_path, port=free_port())
 
-    assert again.embedded != port, "it was written anew"
+    write(tmp_path, again)
+
+    assert again.embedded != port, "else it is not written anew"
     assert again.metrics == config.load(file).metrics
     assert (again.metrics.address, again.metrics.base_port) == ("::1", 9464)
 

@@ -215,7 +215,9 @@ async def test_a_lead_that_the_lease_does_not_bear_out_is_none(dc: Datacenter) -
         leader=LeaderLease(node="b", term=0, holder=f"01K2{0:022d}"), signers=lost.signers
     )
 
-    for held in (gone, taken):
+    new = Leases(leader=LeaderLease(node="a", term=0, holder=f"01K2{0:022d}"), signers=lost.signers)
+
+    for held in (gone, taken, new):
         told = status(facts(dc, leases=held))
 
         assert told.leader is None
