@@ -138,7 +138,11 @@ class Limits:
             raise self._limited()
 
     def end(self, work: Work) -> None:
-        """Take note that nothing of this request is under way any more; again is no fault."""
+        """Take note that nothing of this request is under way any more; again is no fault.
+
+        Should it be decided once more, it is admitted anew.
+        """
+        work.admitted = False
         if work in self._under_way:
             self._under_way.remove(work)
             self._serve()

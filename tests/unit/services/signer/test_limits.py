@@ -474,6 +474,20 @@ async def test_a_work_that_ends_twice_or_was_never_under_way_frees_one_place_at_
 
 
 @virtual
+async def test_a_work_that_ended_and_is_decided_once_more_is_admitted_anew() -> None:
+    """A durable request is tried again."""
+    for limit in (under(concurrent=1), under(rate=1)):
+        await asyncio.sleep(1)
+        again, other = works(2)
+        assert limit.admit(again)
+        limit.end(again)
+        await asyncio.sleep(1)
+
+        assert limit.admit(other)
+        assert not limit.admit(again)
+
+
+@virtual
 async def test_the_rate_wins_over_the_number_at_once() -> None:
     """As in Consul."""
     limit = under(rate=10, concurrent=1)
