@@ -100,7 +100,9 @@ async def test_what_was_submitted_while_no_signer_was_there_is_pending_and_never
 ) -> None:
     """From the first look-up on, also of who was acknowledged a moment ago."""
     for number in range(20):
-        await submit(dc, request(request_id=f"d{number}"))
+        body = request(request_id=f"d{number}")
+        await submit(dc, body)
+        await submit(dc, body)  # who heard no acknowledgement sends it again
 
     async with dc.signer(await nats_server.client()) as signer:
         await dc.assign({signer.run: ALL})

@@ -49,6 +49,7 @@ def names_of(file: Path) -> tuple[list[str], list[str], list[str]]:
     )
 
 
+@pytest.mark.slow
 async def test_the_command_line_asks_for_every_kind_of_identity_now_and_durably(
     tmp_path: Path,
 ) -> None:
@@ -159,7 +160,7 @@ async def test_nothing_that_was_left_is_lost_or_done_twice_while_everything_is_k
             csr = pem_of(new_csr(uri=uri + ("-other" if number % 20 == 0 else "")))
             await left(client, name, csr.decode(), f"r-{number}")
             acknowledged.append(number)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
         async def leave_all(first: int) -> None:
             for number in range(first, REQUESTS, 4):
