@@ -86,7 +86,7 @@ class Decider:
                 return await self._decide_refused(work, work.refused, known)
             if work.looks_up and known is None and self._intake.holds(work):
                 raise RefusedError("pending", _PENDING, retry_after=BUSY_RETRY_SECONDS)
-            if self._pending.join(work):
+            if known is None and self._pending.join(work):
                 return None
             if work.looks_up and known is None and not work.looked:
                 if not self._intake.look(work):
