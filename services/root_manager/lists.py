@@ -91,7 +91,12 @@ class Lists:
             revoked=len(entries),
             crl=signed,
         )
-        return await tools.carry_out(turn.acting, IssueList(issued=issued, based_on=state.position))
+        if not await tools.carry_out(
+            turn.acting, IssueList(issued=issued, based_on=state.position)
+        ):
+            return False
+        reached("lists.issued")
+        return True
 
 
 def issuers(state: AuthorityState, now: datetime) -> Iterator[ListIssuer]:

@@ -58,6 +58,7 @@ class Pruning:
                 continue
             event = RootPruned(root_id=root_id, reason="unused")
             if await tools.carry_out(turn.acting, PruneRoot(pruned=event)):
+                reached("roots.pruned")
                 log.info("pruning old unused root CA", root=root_id)
                 pruned.append(root_id)
         return pruned

@@ -168,6 +168,7 @@ class Reissues:
                     )
         for sequence, leaves in sorted(told.items()):
             await self._tell(msgspec.json.encode({"LedgerSequence": sequence, "Leaves": leaves}))
+            reached("reissues.told")
         self._told = last
         return sum(map(len, told.values()))
 

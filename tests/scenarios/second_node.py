@@ -26,9 +26,10 @@ LOOK_EVERY_SECONDS: Final = 0.01
 class Node:
     """One node's workers; left, none of them is left."""
 
-    def __init__(self, data: Path) -> None:
-        """`data`: the node's folder, with its caledger.toml."""
+    def __init__(self, data: Path, *, program: str = "services.cli") -> None:
+        """`data`: the node's folder, with its caledger.toml; `program`: the module that is run."""
         self.data = data
+        self._program = program
         self.config = config_file(data)
         self.name = config.load(self.config).node
         self._log_file = data / "workers.log"
@@ -45,7 +46,7 @@ class Node:
         """Start `caledger run WORKER`."""
         with self._log_file.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "services.cli", "run", worker),
+                *(sys.executable, "-m", self._program, "run", worker),
                 *("--config", str(self.config), "--slot", str(slot)),
                 env={**clean_environment(), **(environment or {})},
                 stdin=asyncio.subprocess.DEVNULL,
@@ -80,7 +81,7 @@ class Node:
                 await process.wait()
 
 
-def beside(first: Path, folder: Path, name: str) -> Node:
+def beside(first: Path, folder: Path, name: str, *, program: str = "services.cli") -> Node:
     """Return another node of the datacenter of `first` (a node's folder), on the same server."""
     known = config.load(config_file(first))
     folder.mkdir()
@@ -101,7 +102,7 @@ def beside(first: Path, folder: Path, name: str) -> Node:
         f"csr_max_per_second = {known.initial.csr_max_per_second}",
     ]
     config_file(folder).write_text("\n".join([*text, ""]))
-    return Node(folder)
+    return Node(folder, program=program)
 
 
 class Server:

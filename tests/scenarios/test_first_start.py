@@ -43,6 +43,7 @@ WORKERS: Final = {
 }
 LATER: Final = (  # when there is a root already
     *("signer.", "submission.", "user.", "rotation.", "renewal.", "revocation.", "lists.", "keys."),
+    *("roots.", "reissues."),
 )
 
 

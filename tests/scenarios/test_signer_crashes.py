@@ -26,6 +26,7 @@ from tests.scenarios.checking import Leaf, Ledger, check, replay, signing
 from tests.scenarios.load import Load, Request, endless, requests
 from tests.scenarios.reading import as_worker
 from tests.scenarios.second_node import Node
+from tests.scenarios.trap import STEP_SECONDS, Trap
 
 STEPS = ("signer.checked", "signer.signed", "signer.appended", "signer.replied")
 RECORDED = ("signer.appended", "signer.replied")  # steps after which the ledger has the leaf
@@ -33,36 +34,8 @@ RARE = ("signer.checked", "signer.replied")  # the ends: not in every run of the
 KILLS_A_STEP = 5
 ANSWERS_BETWEEN_KILLS = 200
 SECONDS_BETWEEN_LOOKS = 0.01
-STEP_SECONDS = 30.0
 ASLEEP_SECONDS = 15.0
 SILENT_SECONDS = 2.0  # of asking eight times; below the 5 s after which a held request is refused
-
-
-class Trap:
-    """Stops the next signer that reaches a step, once it is set; set again, the next one again."""
-
-    def __init__(self, folder: Path, step: str, how: str) -> None:
-        self._file = folder / "trap"
-        self._file.touch()  # not set: whoever gets to the step believes that another was first
-        self.environment: Mapping[str, str] = {
-            "CALEDGER_TESTING_STOP_AT": f"{step}={how}",
-            "CALEDGER_TESTING_ONCE": str(self._file),
-        }
-
-    def set(self) -> None:
-        """Let it stop the next one."""
-        self._file.unlink()
-
-    @property
-    def sprung(self) -> bool:
-        """Say whether it has."""
-        return self._file.exists()
-
-    async def springs(self) -> None:
-        """Wait until it has."""
-        async with asyncio.timeout(STEP_SECONDS):
-            while not self.sprung:
-                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @pytest.mark.parametrize(
