@@ -68,6 +68,8 @@ class Renewals:
         root, configuration = tools.state.active_root, tools.state.configuration
         if renewal is None or root is None or configuration is None:
             return False
+        if tools.state.rotation is not None:
+            return False  # the new root makes its own, and this one is needed if it is given up
         installed = await tools.ceremony.intermediate(
             tools.names,
             configuration.config,

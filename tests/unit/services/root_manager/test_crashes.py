@@ -412,6 +412,32 @@ async def test_h7_a_deposed_leader_destroys_no_key_that_its_successor_has_come_t
             await assert_sound(dc, shown, [])
 
 
+async def test_a_renewal_that_was_cut_off_waits_for_a_rotation_that_is_on_its_way(
+    tmp_path: Path,
+) -> None:
+    """Given up, it is finished; until then no turn of the leader signs anything for it."""
+    action = Action(
+        name="renew", configuration=SHORT, before=passes(2 * HOUR), perform=due, steps_min=8
+    )
+    async with opened(tmp_path / "dc", action) as (dc, shown):
+        dc.fuse.left = 3  # the key is made, and the request recorded
+        await dies(dc, action)
+        await dc.new_leader("b")
+        await rotates_later(dc)
+        renewal = (await replayed(dc)).renewal
+        assert renewal is not None
+
+        dc.fuse.left = STEPS_MAX
+        await dc.act()
+        assert dc.fuse.left == STEPS_MAX
+        dc.fuse.left = None
+        await dc.command(SUBJECTS.rotation_abort)
+        await quiet(dc)
+
+        assert dc.state.issuer_key_id == renewal.requested.signing_key_id
+        await assert_sound(dc, shown, [])
+
+
 class Whole(Struct):
     """What an action comes to that nobody cuts off."""
 
