@@ -74,6 +74,21 @@ async def test_a_csr_made_with_openssl_is_signed(dev: Caledger) -> None:
     assert signed.code == 0, signed
 
 
+async def test_the_ca_is_administrated_as_shown(dev: Caledger) -> None:
+    await out_of(dev, "bash", "-euc", example(examples.README, "five-minutes.sh"))
+
+    out = await out_of(dev, "bash", "-euc", example(examples.README, "administrate.sh"))
+
+    assert "after/web.pem: OK" in out
+    assert "certificate revoked" in out
+
+
+async def test_a_durable_request_is_fetched_as_shown(dev: Caledger) -> None:
+    await out_of(dev, "bash", "-euc", example(examples.README, "durable.sh"))
+
+    assert (dev.folder / "batch" / "batch.pem").exists()
+
+
 async def test_the_users_shown_are_added_and_shut_out(dev: Caledger) -> None:
     out = await out_of(dev, "bash", "-euc", example(examples.README, "users.sh"))
 
