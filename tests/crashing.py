@@ -27,11 +27,6 @@ class Fuse:
         self.left: int | None = None
         self.end: Callable[[], Awaitable[None]] = crash  # or what else happens then
 
-    @property
-    def blown(self) -> bool:
-        """Say whether nothing is left to crash: it did, or nobody asked for it."""
-        return self.left is None
-
     async def burn(self) -> None:
         """Take one step; at the last comes the end, which raises CrashError."""
         if self.left is None:

@@ -94,7 +94,6 @@ class Datacenter:
         self.first_configuration: Path | None = None
         self.fuse = Fuse()  # of whoever leads: set it, and the CA manager crashes
         self._term = 0
-        self._desks: dict[str, tuple[Desk, Holdings]] = {}
 
     @classmethod
     @asynccontextmanager
