@@ -40,8 +40,8 @@ def add(
         typer.Option(
             "--sign",
             metavar="IDENTITY",
-            help="May ask for certificates of service.NAME (the plain name, not encoded), or of "
-            "'service.*' for all; repeatable.",
+            help="May ask for certificates of service.NAME or agent.NAME (the plain name, not "
+            "encoded), of 'service.*' for all of a kind, of gateway, of server; repeatable.",
         ),
     ] = None,
     expires: Annotated[
