@@ -38,6 +38,10 @@ nor given up. While the first authority is being made a root-manager says `INITI
 REQUESTS_KNOWN = 256  # commands whose outcome is told again to who asks again
 
 
+Commanded = CAConfigured | RotationStarted | RotationAborted | RootPruned | LeavesRevoked
+"""Events that carry the id of a command."""
+
+
 class Leader(Struct):
     """The node that leads, and the term that its decisions carry."""
 
@@ -54,6 +58,11 @@ class Root(Struct):
     modified: int
     rotated_out_at: Moment | None = None  # Consul's RotatedOutAt
     retired: int = 0  # sequence of the entry that retired it: no leaf under it comes after that
+
+    @property
+    def taken_back(self) -> bool:
+        """Say, of one that is trusted no more, whether its rotation was given up: it never signed."""
+        return self.retired == 0
 
 
 class Issuer(Struct):
@@ -137,7 +146,7 @@ class AuthorityState(Struct):
     revoked: Mapping[str, Mapping[str, Revoked]] = {}  # by issuer's key id, then by serial
     revoked_sequence: Mapping[str, int] = {}  # by issuer's key id, of its last revocation
     lists: Mapping[str, List] = {}  # by issuer's key id
-    requests: Mapping[str, int] = {}  # ids of commands -> sequence; the last REQUESTS_KNOWN
+    requests: Mapping[str, Commanded] = {}  # what commands led to; the last REQUESTS_KNOWN
     bundle_sequence: int = 0  # of the last change of the trust bundle
     event_ids: IdSet = IdSet()
     last_void: VoidEntry | None = None
@@ -240,7 +249,7 @@ def evolve(state: AuthorityState, recorded: Recorded) -> AuthorityState:
             return replace(state, leader=None)
         case CAConfigured():
             return replace(
-                _asked(state, event.request_id, sequence),
+                _asked(state, event),
                 configuration=event,
                 configured=sequence,
                 first_configured=state.first_configured or sequence,
@@ -250,11 +259,11 @@ def evolve(state: AuthorityState, recorded: Recorded) -> AuthorityState:
             return _key(state, event)
         case RotationStarted():
             return replace(
-                _asked(state, event.request_id, sequence),
+                _asked(state, event),
                 rotation=Rotation(started=event, sequence=sequence),
             )
         case RotationAborted():
-            return replace(_asked(state, event.request_id, sequence), rotation=None)
+            return replace(_asked(state, event), rotation=None)
         case RootPublished() | RootActivated() | RootRetired() | RootPruned():
             return _root(state, event, sequence)
         case IntermediateRequested():
@@ -272,11 +281,12 @@ def evolve(state: AuthorityState, recorded: Recorded) -> AuthorityState:
             assert_never(event)
 
 
-def _asked(state: AuthorityState, request_id: str | None, sequence: int) -> AuthorityState:
-    """Remember which command led to an entry."""
-    if request_id is None:
+def _asked(state: AuthorityState, event: Commanded) -> AuthorityState:
+    """Remember what a command led to; of leaves that were revoked, not which."""
+    if event.request_id is None:
         return state
-    requests = {**state.requests, request_id: sequence}
+    kept = replace(event, leaves=()) if isinstance(event, LeavesRevoked) else event
+    requests = {**state.requests, event.request_id: kept}
     while len(requests) > REQUESTS_KNOWN:
         del requests[next(iter(requests))]
     return replace(state, requests=requests)
@@ -306,6 +316,8 @@ def _root(
     roots = dict(state.roots)
     match event:
         case RootPublished():
+            pruned = {key: root for key, root in state.pruned.items() if key != event.root_id}
+            state = replace(state, pruned=pruned)  # one that was taken back may come again
             roots[event.root_id] = Root(
                 published=event, active=False, created=sequence, modified=sequence
             )
@@ -321,7 +333,7 @@ def _root(
                     retired=sequence,
                 )
         case RootPruned():
-            state = _asked(state, event.request_id, sequence)
+            state = _asked(state, event)
             if (root := roots.pop(event.root_id, None)) is not None:
                 state = replace(state, pruned={**state.pruned, event.root_id: root})
         case _:
@@ -398,7 +410,7 @@ def _revoke(state: AuthorityState, event: LeavesRevoked, recorded: Recorded) -> 
         )
     sequences = dict.fromkeys((leaf.issuer_key_id for leaf in event.leaves), recorded.sequence)
     return replace(
-        _asked(state, event.request_id, recorded.sequence),
+        _asked(state, event),
         revoked=revoked,
         revoked_sequence={**state.revoked_sequence, **sequences},
     )

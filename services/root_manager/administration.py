@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from events.authority import CAConfig, CAConfigured, RootPruned
+from events.authority import CAConfig, CAConfigured, RootPruned, RotationStarted
 from events.base import RequestId, Struct
 from events.revocation import RevocationReason
 from events.subjects import Subjects
@@ -20,16 +20,17 @@ from projections.authority import AuthorityState
 from projections.issuance import WentBackError
 from services.outcomes import Outcome, Planned
 from services.refusals import RefusedError, clip
-from services.root_manager import configuration
+from services.root_manager import configuration, repeated
 from services.root_manager.commands import Configure
 from services.root_manager.configuration import Wanted
 from services.root_manager.foretelling import foretold
 from services.root_manager.manager import CaManager
 from services.root_manager.planning import Plan, plan
 from services.root_manager.pruning import issuers_below
+from services.root_manager.repeated import LedTo, is_done
 from services.root_manager.revocation import Chosen, counted
 from services.root_manager.rotation import NewRoot
-from services.root_manager.tools import Turn
+from services.root_manager.tools import Turn, moved_on
 
 
 class Asked(Struct):
@@ -104,7 +105,7 @@ class Administration:
         wanted, now = self._wanted(asked), tools.clock.now()
         planned = (
             Plan(effect="nothing")
-            if self._is_done(wanted.request_id)
+            if self._is_done(wanted.request_id, repeated.configured(wanted))
             else plan(state, wanted, now=now)
         )
         issuers = [issuer for root_id in state.roots for issuer in issuers_below(state, root_id)]
@@ -118,8 +119,8 @@ class Administration:
 
     async def _configure(self, turn: Turn, asked: Asked) -> Outcome:
         wanted = self._wanted(asked)
-        if self._is_done(wanted.request_id):
-            return await self._rotated(turn, "done", wanted.request_id)
+        if self._is_done(wanted.request_id, repeated.configured(wanted)):
+            return await self._repeated(turn, wanted.request_id)
         planned = plan(self._tools.state, wanted, now=self._tools.clock.now())
         _check(planned)
         match planned.effect:
@@ -162,13 +163,13 @@ class Administration:
             alive=turn.alive,
         )
         if not await tools.carry_out(turn.acting, command):
-            raise _moved_on()
+            raise moved_on()
         self._manager.attempts.forgive()
 
     async def _rotate(self, turn: Turn, asked: Asked) -> Outcome:
         command = _read(asked.body, _Rotate)
-        if self._is_done(command.request_id):
-            return await self._rotated(turn, "done", command.request_id)
+        if self._is_done(command.request_id, repeated.rotated):
+            return await self._repeated(turn, command.request_id)
         state = self._tools.state
         before = _config(state)
         if before is None:
@@ -197,9 +198,19 @@ class Administration:
             requester=asked.requester,
         )
         if not await self._manager.rotations.start(turn.acting, new):
-            raise _moved_on()
+            raise moved_on()
         self._manager.attempts.forgive()
         return await self._rotated(turn, "rotated", new.request_id)
+
+    async def _repeated(self, turn: Turn, request_id: str | None) -> Outcome:
+        """Tell what became of a change that was carried out before."""
+        state = self._tools.state
+        event = state.requests[request_id] if request_id is not None else None
+        if isinstance(event, RotationStarted):
+            gone = state.pruned.get(event.root_id)
+            if gone is not None and gone.taken_back:
+                return self._outcome("aborted")
+        return await self._rotated(turn, "done", request_id)
 
     async def _rotated(self, turn: Turn, outcome: str, request_id: str | None) -> Outcome:
         """Finish the rotation if it is this command's and due, and say where it stands."""
@@ -219,7 +230,7 @@ class Administration:
 
     async def _abort(self, turn: Turn, asked: Asked) -> Outcome:
         command = _read(asked.body, _Abort)
-        if self._is_done(command.request_id):
+        if self._is_done(command.request_id, repeated.aborted):
             return self._outcome("aborted")
         if self._tools.state.rotation is None:
             raise RefusedError("conflict", "no rotation is on its way")
@@ -230,7 +241,7 @@ class Administration:
 
     async def _prune(self, turn: Turn, asked: Asked) -> Outcome:
         command = _read(asked.body, _Prune)
-        if self._is_done(command.request_id):
+        if self._is_done(command.request_id, repeated.pruned(command.root_id)):
             return self._outcome("pruned", root_id=command.root_id)
         state, now = self._tools.state, self._tools.clock.now()
         root = state.roots.get(command.root_id)
@@ -262,14 +273,14 @@ class Administration:
             requester=asked.requester,
         )
         if not await self._manager.pruning.force(turn.acting, pruned):
-            raise _moved_on()
+            raise moved_on()
         return self._outcome("pruned", root_id=command.root_id, live_leaves=live.count)
 
     async def _revoke(self, turn: Turn, asked: Asked) -> Outcome:
         """Revoke leaves, and have the lists that say so issued before it is answered."""
         command = _read(asked.body, _Revoke)
         manager = self._manager
-        if not self._is_done(command.request_id):
+        if not self._is_done(command.request_id, repeated.revoked(command.leaves)):
             leaves = await manager.revocations.find(command.leaves)
             found = counted(leaves)
             if command.dry_run:
@@ -296,8 +307,8 @@ class Administration:
         await manager.reissues.tell()
         return self._outcome("revoked", **details)
 
-    def _is_done(self, request_id: str | None) -> bool:
-        return request_id is not None and request_id in self._tools.state.requests
+    def _is_done(self, request_id: str | None, led_to: LedTo) -> bool:
+        return is_done(self._tools.state, request_id, led_to)
 
     def _outcome(self, outcome: str, **details: Any) -> Outcome:
         state = self._tools.state
@@ -331,9 +342,3 @@ def _check(planned: Plan) -> None:
     """Raise RefusedError where something stands against it."""
     if planned.problem is not None:
         raise RefusedError(planned.problem.code, planned.problem.message)
-
-
-def _moved_on() -> RefusedError:
-    return RefusedError(
-        "conflict", "the CA was changed by somebody else meanwhile; look again", retry_after=None
-    )

@@ -39,7 +39,6 @@ from services.root_manager.lenient import (
 
 BODY_BYTES_MAX: Final = 256 * 1024
 WAIT_SECONDS_MAX: Final = 7 * 24 * 3600.0
-KEY_REFERENCE: Final = "key:"  # then its id: what stands for a private key that was given (H12)
 
 _BITS: Final = {"ec": 256, "rsa": 2048}  # where they are not said
 _LATER: Final = {"vault", "aws-pca"}  # Consul's other providers
@@ -58,17 +57,6 @@ class Wanted:
     modify_index: int = 0  # of the configuration that it is to replace; 0: whichever
     wait_seconds: float = 0.0
     request_id: str | None = None
-
-
-class Told(Struct):
-    """The configuration as `config.get` tells it."""
-
-    provider: str = msgspec.field(name="Provider")
-    config: Mapping[str, Any] = msgspec.field(name="Config")
-    state: None = msgspec.field(name="State", default=None)
-    force_without_cross_signing: bool = msgspec.field(name="ForceWithoutCrossSigning")
-    create_index: int = msgspec.field(name="CreateIndex")
-    modify_index: int = msgspec.field(name="ModifyIndex")
 
 
 def read(body: bytes, *, current: CAConfig | None, now: datetime) -> Wanted:
@@ -258,113 +246,8 @@ def _check_root(config: CAConfig, key: PrivateKey, now: datetime) -> None:
         raise bad_config(str(error)) from error
 
 
-# How each value is read, and shown again.
-
-
 def _go(seconds: int) -> str:
     """Write a life as Go does."""
     minutes, second = divmod(seconds, 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}h{minute}m{second}s"
-
-
-def _rate(value: object) -> float:
-    return check_rate(as_number(value))
-
-
-def _wait(value: object) -> float:
-    number = as_number(value)
-    if not 0 <= number <= WAIT_SECONDS_MAX:
-        raise ValueError(f"0 to {WAIT_SECONDS_MAX:.0f} seconds can be waited")
-    return number
-
-
-def _key_type(value: object) -> str:
-    text = as_text(value)
-    if text not in _BITS:
-        raise bad_config("private key type must be either 'ec' or 'rsa'")
-    return text
-
-
-def _leaf_signer(value: object) -> str:
-    text = as_text(value)
-    if text not in {"intermediate", "root"}:
-        raise ValueError("'intermediate' or 'root' signs leaves")
-    return text
-
-
-def _provider(value: object) -> None:
-    text = as_text(value)
-    if text in _LATER:
-        raise bad_config(f'CA provider "{text}" is not supported yet: only "consul" is')
-    if text not in {"", "consul"}:
-        raise bad_config(f'unknown CA provider "{text[:40]}"')
-
-
-def _state(value: object) -> None:
-    if value != {}:
-        raise bad_config(_READ_ONLY)
-
-
-def _request_id(value: object) -> str:
-    text = as_text(value)
-    if not REQUEST_ID.fullmatch(text):
-        raise ValueError("a request id has 1 to 64 of A-Z, a-z, 0-9, _ and -")
-    return text
-
-
-def _read_sans(value: object) -> SanPolicy:
-    """Read what leaves may carry; a kind that is not named keeps its default."""
-    kinds = read_object(
-        "SANs", value, {kind.title(): Field(kind, _names) for kind in IDENTITY_KINDS}
-    )
-    return replace(sans.DEFAULT, **kinds)
-
-
-def _names(value: object) -> AllowedNames:
-    fields = {
-        "DNS": Field("dns", lambda names: _each(names, sans.check_pattern)),
-        "IP": Field("ip", lambda networks: _each(networks, sans.check_network)),
-    }
-    return AllowedNames(**read_object("SANs", value, fields))
-
-
-def _each(value: object, check: Callable[[str], str]) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError("a list was expected")
-    return tuple(check(as_text(one)) for one in value)
-
-
-def _show_sans(policy: SanPolicy) -> dict[str, dict[str, Iterable[str]]]:
-    return {
-        kind.title(): {"DNS": allowed.dns, "IP": allowed.ip}
-        for kind, allowed in asdict(policy).items()
-    }
-
-
-_CONFIG: Final[Mapping[str, Field]] = {
-    "LeafCertTTL": Field("leaf_cert_ttl_seconds", as_duration, short_duration),
-    "IntermediateCertTTL": Field("intermediate_cert_ttl_seconds", as_duration, short_duration),
-    "RootCertTTL": Field("root_cert_ttl_seconds", as_duration, short_duration),
-    "CSRMaxPerSecond": Field("csr_max_per_second", _rate, as_it_is),
-    "CSRMaxConcurrent": Field("csr_max_concurrent", as_count, as_it_is),
-    "PrivateKeyType": Field("private_key_type", _key_type, as_it_is),
-    "PrivateKeyBits": Field("private_key_bits", as_whole, as_it_is),
-    "PrivateKey": Field("private_key", as_text),
-    "RootCert": Field("root_cert", as_text),
-    "LeafSigner": Field("leaf_signer", _leaf_signer, as_it_is),
-    "SkipValidate": Field("skip_validate", as_bool, as_it_is),
-    "SANs": Field("sans", _read_sans, _show_sans),
-    "RotationPeriod": Field(None, as_it_is),  # in Consul's documentation; it has no meaning
-}
-_TOP: Final[Mapping[str, Field]] = {
-    "Provider": Field(None, _provider),
-    "Config": Field("Config", as_it_is),
-    "State": Field(None, _state),
-    "ForceWithoutCrossSigning": Field("force_without_cross_signing", as_bool),
-    "CreateIndex": Field(None, as_it_is),
-    "ModifyIndex": Field("modify_index", as_count),
-    "WaitSeconds": Field("wait_seconds", _wait),
-    "RequestID": Field("request_id", _request_id),
-}
-CONFIG_KEYS: Final = tuple(_CONFIG)

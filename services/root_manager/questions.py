@@ -7,7 +7,6 @@ questions to one that is stopped (nats.md, section 10).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -19,6 +18,7 @@ from events.subjects import Subjects
 from projections.authority import AuthorityState, List
 from services import error_reply
 from services.nats_access.asker import may_answer
+from services.outcomes import RevocationList, RevocationLists
 from services.pki import pem
 from services.refusals import RefusedError
 from services.root_manager import configuration
@@ -31,26 +31,6 @@ _UNINITIALIZED: Final = RefusedError(
     "CA is uninitialized: no root certificate",
     retry_after=0.25,  # an authority is made in about that
 )
-
-
-class RevocationList(Struct, omit_defaults=True, rename="pascal"):
-    """A revocation list and its place in the ledger."""
-
-    issuer_key_id: str = msgspec.field(name="IssuerKeyID")  # as in `leaf.issued`
-    issuer: str  # root or intermediate
-    number: int
-    this_update: datetime
-    next_update: datetime
-    revoked: int
-    ledger_sequence: int
-    crl: str | None = msgspec.field(name="CRL", default=None)  # PEM; None: ask for it by its issuer
-
-
-class RevocationLists(Struct, rename="pascal"):
-    """The lists of every issuer that is trusted."""
-
-    ledger_sequence: int  # up to which the ledger was folded
-    lists: tuple[RevocationList, ...]
 
 
 class _WhichLists(Struct, forbid_unknown_fields=True):

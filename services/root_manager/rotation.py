@@ -163,7 +163,8 @@ def known_problem(
     state: AuthorityState, *, root_id: str | None = None, key_id: str | None = None
 ) -> str | None:
     """Say why a root cannot be a new one: it is there already, or its key is; None: it can."""
-    if root_id in state.roots or root_id in state.pruned:
+    gone = state.pruned.get(root_id) if root_id is not None else None
+    if root_id in state.roots or (gone is not None and not gone.taken_back):
         return f"root {root_id} is or was a root here"
     for trusted in state.roots.values():
         if trusted.published.key_id == key_id:

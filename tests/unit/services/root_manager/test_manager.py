@@ -24,6 +24,7 @@ from services.pki import certificates
 from services.pki.pem import colon_hex
 from services.refusals import RefusedError
 from services.root_manager import lists
+from tests.external_ca import given_ca
 from tests.verifiers import Chain, openssl_with_lists
 from tests.virtual import SUBJECTS, Datacenter, Shown, run
 
@@ -96,6 +97,8 @@ async def test_between_publication_and_activation_a_rotation_waits_or_is_given_u
         with pytest.raises(RefusedError, match='CA is already in state "RECONFIGURING"'):
             await dc.command(subject)
     assert (await dc.command(SUBJECTS.rotation_abort, Reason="a mistake"))["Outcome"] == "aborted"
+    again = await dc.command(SUBJECTS.rotation_start, WaitSeconds=60, RequestID="r-1")
+    assert again["Outcome"] == "aborted"  # and not "done"
     assert dc.state.ca_state == "INITIALIZED"
     assert len(dc.state.roots) == 1
     with pytest.raises(RefusedError, match="no rotation is on its way"):
@@ -525,3 +528,46 @@ async def test_the_ledger_is_the_whole_state(dc: Datacenter) -> None:
         before.keys,
         before.lists,
     )
+
+
+@pytest.mark.parametrize("first", ["config", "rotate", "revoke"])
+async def test_an_id_of_another_command_is_no_success(dc: Datacenter, first: str) -> None:
+    """What was not done must not be told to be: not of another kind, nor of the same kind."""
+    leaf, other = await dc.sign(), await dc.sign("api")
+    first_root = next(iter(dc.state.roots))
+    if first == "rotate":
+        await dc.command(SUBJECTS.rotation_start, RequestID="r-1")
+    elif first == "config":
+        await dc.command(SUBJECTS.config_set, Config={"LeafCertTTL": "24h"}, RequestID="r-1")
+    else:
+        chosen = {"Serials": [leaf.leaf.serial]}
+        await dc.command(SUBJECTS.leaves_revoke, Leaves=chosen, RequestID="r-1")
+    before = dc.state
+
+    for subject, body in (
+        (SUBJECTS.config_set, {"Config": {"LeafCertTTL": "36h"}}),
+        (SUBJECTS.rotation_start, {}),
+        (SUBJECTS.rotation_abort, {}),
+        (SUBJECTS.roots_prune, {"RootID": first_root}),
+        (SUBJECTS.leaves_revoke, {"Leaves": {"Serials": [other.leaf.serial]}}),
+    ):
+        if (subject, first) != (SUBJECTS.rotation_start, "rotate"):
+            with pytest.raises(RefusedError, match="r-1 is that of another command") as refused:
+                await dc.command(subject, **body, RequestID="r-1")
+            assert refused.value.code == "request_id_conflict"
+
+    assert dc.state == before
+
+
+async def test_a_given_root_that_was_taken_back_can_be_given_again(dc: Datacenter) -> None:
+    given = given_ca().config
+    await dc.command(SUBJECTS.config_set, Config=given, WaitSeconds=60)
+    await dc.command(SUBJECTS.rotation_abort)
+
+    told = await dc.command(SUBJECTS.config_set, Config=given)
+
+    assert told["Outcome"] == "rotated"
+    assert (await dc.sign()).verifies(dc.roots(), dc.clock.now())
+    await dc.command(SUBJECTS.config_set, Config={})
+    with pytest.raises(RefusedError, match="is or was a root here"):
+        await dc.command(SUBJECTS.config_set, Config=given)
