@@ -61,7 +61,7 @@ class Root(Struct):
 
     @property
     def taken_back(self) -> bool:
-        """Say, of one that is trusted no more, whether its rotation was given up: it never signed."""
+        """Say, of one that is trusted no more, whether its rotation was given up."""
         return self.retired == 0
 
 
