@@ -1,10 +1,10 @@
-"""What commands to the CA manager are answered with, as JSON in the names that Consul uses."""
+"""What the CA manager answers commands and questions with: JSON in the names that Consul uses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -13,6 +13,8 @@ from events.base import KeyType, Struct
 from events.leaves import RefusalCode
 
 Effect = Literal["initialise", "nothing", "configure", "rotate"]
+
+KEY_REFERENCE: Final = "key:"  # then its id: what stands for a private key that was given (H12)
 
 
 class Outcome(Struct, omit_defaults=True):
@@ -65,3 +67,34 @@ class Planned(Struct, omit_defaults=True, rename="pascal"):
     prune_after: datetime | None = None  # the old root, once its last leaf has expired as well
     effects: tuple[str, ...] = ()  # what happens, in words
     warnings: tuple[str, ...] = ()  # what an operator may not expect
+
+
+class Configuration(Struct):
+    """The configuration as `config.get` tells it."""
+
+    provider: str = msgspec.field(name="Provider")
+    config: Mapping[str, Any] = msgspec.field(name="Config")
+    state: None = msgspec.field(name="State", default=None)
+    force_without_cross_signing: bool = msgspec.field(name="ForceWithoutCrossSigning")
+    create_index: int = msgspec.field(name="CreateIndex")
+    modify_index: int = msgspec.field(name="ModifyIndex")
+
+
+class RevocationList(Struct, omit_defaults=True, rename="pascal"):
+    """A revocation list and its place in the ledger."""
+
+    issuer_key_id: str = msgspec.field(name="IssuerKeyID")  # as in `leaf.issued`
+    issuer: str  # root or intermediate
+    number: int
+    this_update: datetime
+    next_update: datetime
+    revoked: int
+    ledger_sequence: int
+    crl: str | None = msgspec.field(name="CRL", default=None)  # PEM; None: ask for it by its issuer
+
+
+class RevocationLists(Struct, rename="pascal"):
+    """The lists of every issuer that is trusted."""
+
+    ledger_sequence: int  # up to which the ledger was folded
+    lists: tuple[RevocationList, ...]

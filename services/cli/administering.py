@@ -15,7 +15,7 @@ from services.administration_client import AdministrationClient, new_request_id
 from services.asking import NoAnswerError
 from services.cli.common import CliError, Exit, say
 from services.cli.errors import judge
-from services.root_manager.configuration import KEY_REFERENCE
+from services.outcomes import KEY_REFERENCE
 
 if TYPE_CHECKING:
     from services.cli.common import Target

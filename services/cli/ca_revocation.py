@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from services.administration_client import ChosenLeaves
     from services.cli.administering import Session
     from services.cli.common import Target
-    from services.root_manager.questions import RevocationLists
+    from services.outcomes import RevocationLists
 
 _REASONS: Final[Mapping[str, RevocationReason]] = {  # RFC 5280, 5.3.1
     "unspecified": "unspecified",
@@ -299,7 +299,7 @@ async def _crl(target: Target, issuer: str | None, timeout: float) -> Revocation
     from msgspec.structs import replace
 
     from services.cli.administering import read, session
-    from services.root_manager.questions import RevocationLists
+    from services.outcomes import RevocationLists
 
     async with session(target, timeout=timeout) as it:
 

@@ -11,7 +11,7 @@ from projections.bundle import Roots
 from services.client import SigningRequest
 from services.error_reply import ErrorReply
 from services.issued import IssuedCert
-from services.outcomes import Outcome, Planned
+from services.outcomes import Configuration, Outcome, Planned, RevocationLists
 from services.status import Status
 
 MESSAGES = {
@@ -22,6 +22,8 @@ MESSAGES = {
     "status": Status,
     "outcome": Outcome,
     "planned": Planned,
+    "configuration": Configuration,
+    "revocation_lists": RevocationLists,
 }
 
 

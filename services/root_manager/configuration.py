@@ -6,41 +6,38 @@ is not known is refused: with a misspelt one its default would count, and nobody
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
-from events.authority import AllowedNames, CAConfig, SanPolicy
-from events.base import REQUEST_ID, Struct
-from events.leaves import IDENTITY_KINDS
+from events.authority import CAConfig
+from events.base import REQUEST_ID
 from projections.authority import AuthorityState
-from services.config import ConfigError, InitialSection, check_rate
+from services.config import ConfigError, InitialSection
 from services.keys.interface import PrivateKey
+from services.outcomes import KEY_REFERENCE, Configuration
 from services.pki import certificates, given, pem, sans
 from services.pki.certificates import CertificateError
 from services.refusals import RefusedError
+from services.root_manager.configuration_keys import CONFIG, KEY_BITS
 from services.root_manager.lenient import (
     Field,
     as_bool,
     as_count,
-    as_duration,
     as_it_is,
     as_number,
     as_text,
-    as_whole,
     bad_config,
     read_object,
-    short_duration,
 )
 
 BODY_BYTES_MAX: Final = 256 * 1024
 WAIT_SECONDS_MAX: Final = 7 * 24 * 3600.0
 
-_BITS: Final = {"ec": 256, "rsa": 2048}  # where they are not said
 _LATER: Final = {"vault", "aws-pca"}  # Consul's other providers
 _READ_ONLY: Final = (
     "Provider State is read-only. It must be omitted or identical to the current value"
@@ -71,12 +68,12 @@ def read(body: bytes, *, current: CAConfig | None, now: datetime) -> Wanted:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise RefusedError("malformed", f"Request decode failed: {error}") from error
     top = read_object("the configuration", decoded, _TOP)
-    fields = read_object("Config", top.pop("Config", {}), _CONFIG)
+    fields = read_object("Config", top.pop("Config", {}), CONFIG)
     config, private_key = _config(fields, current, now)
     return Wanted(config=config, private_key=private_key, **top)
 
 
-def told(state: AuthorityState) -> Told:
+def told(state: AuthorityState) -> Configuration:
     """Return the configuration as operators see it; `read` takes it back. No secret is in it (H12).
 
     Raises RefusedError `not_ready` before there is one (H16).
@@ -84,7 +81,7 @@ def told(state: AuthorityState) -> Told:
     configuration = state.configuration
     if configuration is None:
         raise RefusedError("not_ready", "CA is uninitialized: no configuration", retry_after=0.25)
-    return Told(
+    return Configuration(
         provider=configuration.provider,
         config=shown(configuration.config),
         force_without_cross_signing=configuration.force_without_cross_signing,
@@ -97,7 +94,7 @@ def shown(config: CAConfig) -> dict[str, Any]:
     """Return Consul's `Config` of it. Of a private key it has only the id (H12)."""
     told = {
         name: field.show(getattr(config, field.attribute))
-        for name, field in _CONFIG.items()
+        for name, field in CONFIG.items()
         if field.attribute is not None and field.show is not None
     }
     if config.given_key_id is not None:
@@ -140,7 +137,7 @@ def _config(
         fields["private_key_type"] = current.private_key_type
         fields["private_key_bits"] = current.private_key_bits
     key_type = fields.setdefault("private_key_type", "ec")
-    fields.setdefault("private_key_bits", _BITS.get(key_type, 0))
+    fields.setdefault("private_key_bits", KEY_BITS.get(key_type, 0))
     fields.setdefault("sans", sans.DEFAULT)
     try:
         config = CAConfig(given_key_id=key_id, root_certificates=chain, **fields)
@@ -251,3 +248,42 @@ def _go(seconds: int) -> str:
     minutes, second = divmod(seconds, 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}h{minute}m{second}s"
+
+
+def _wait(value: object) -> float:
+    number = as_number(value)
+    if not 0 <= number <= WAIT_SECONDS_MAX:
+        raise ValueError(f"0 to {WAIT_SECONDS_MAX:.0f} seconds can be waited")
+    return number
+
+
+def _provider(value: object) -> None:
+    text = as_text(value)
+    if text in _LATER:
+        raise bad_config(f'CA provider "{text}" is not supported yet: only "consul" is')
+    if text not in {"", "consul"}:
+        raise bad_config(f'unknown CA provider "{text[:40]}"')
+
+
+def _state(value: object) -> None:
+    if value != {}:
+        raise bad_config(_READ_ONLY)
+
+
+def _request_id(value: object) -> str:
+    text = as_text(value)
+    if not REQUEST_ID.fullmatch(text):
+        raise ValueError("a request id has 1 to 64 of A-Z, a-z, 0-9, _ and -")
+    return text
+
+
+_TOP: Final[Mapping[str, Field]] = {
+    "Provider": Field(None, _provider),
+    "Config": Field("Config", as_it_is),
+    "State": Field(None, _state),
+    "ForceWithoutCrossSigning": Field("force_without_cross_signing", as_bool),
+    "CreateIndex": Field(None, as_it_is),
+    "ModifyIndex": Field("modify_index", as_count),
+    "WaitSeconds": Field("wait_seconds", _wait),
+    "RequestID": Field("request_id", _request_id),
+}

@@ -453,5 +453,8 @@ async def test_the_schemas_name_every_event(dev: Caledger) -> None:
 
     events = told["$defs"]["caledger.entry"]["items"]["oneOf"]
     assert {event["properties"]["type"]["const"] for event in events} == set(TYPES)
-    assert set(told["messages"]) == {"request", "issued", "error", "roots", "status"}
+    assert set(told["messages"]) == {
+        *("request", "issued", "error", "roots", "status"),
+        *("outcome", "planned", "configuration", "revocation_lists"),
+    }
     assert set(TYPES) <= set(told["$defs"])

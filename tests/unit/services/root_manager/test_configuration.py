@@ -18,10 +18,12 @@ from events.authority import AllowedNames, CAConfig, CAConfigured
 from projections.authority import AuthorityState
 from services.config import ConfigError, InitialSection
 from services.keys.interface import PrivateKey
+from services.outcomes import KEY_REFERENCE
 from services.pki import certificates, sans
 from services.refusals import RefusedError
 from services.root_manager import configuration
-from services.root_manager.configuration import KEY_REFERENCE, Wanted
+from services.root_manager.configuration import Wanted
+from services.root_manager.configuration_keys import CONFIG
 from tests.factories import NOW
 from tests.unit.services.root_manager.keys import made
 
@@ -257,7 +259,7 @@ _JSON: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
     max_leaves=8,
 )
-_NAMES = [*configuration.CONFIG_KEYS, "DNS", "IP", "Service"]
+_NAMES = [*CONFIG, "DNS", "IP", "Service"]
 
 
 @given(st.dictionaries(st.sampled_from(_NAMES), _JSON, max_size=4), _JSON)
