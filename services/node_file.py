@@ -188,7 +188,7 @@ def write(data: Path, node: NodeConfig) -> None:
     if file.exists() and config.load(file) == _absolute(node):
         return
     base = data.resolve()
-    trust_domain = node.initial.trust_domain
+    trust_domain, first = node.initial.trust_domain, node.initial.ca_config
     lines = [
         "# A node of caledger: read by every worker. Paths are relative to this file's folder.",
         f"datacenter = {_text(node.datacenter)}",
@@ -209,6 +209,7 @@ def write(data: Path, node: NodeConfig) -> None:
         "[initial]  # what an empty ledger begins with; without effect afterwards",
         *([f"trust_domain = {_text(trust_domain)}"] if trust_domain else []),
         f"csr_max_per_second = {node.initial.csr_max_per_second:.15g}",
+        *([f"ca_config = {_text(_relative(first, base))}"] if first else []),
     ]
     if node.metrics != MetricsSection():
         lines += [
@@ -237,6 +238,10 @@ def _absolute(node: NodeConfig) -> NodeConfig:
         node,
         data=node.data.resolve(),
         nats=replace(node.nats, creds=node.nats.creds.resolve(), ca=ca.resolve() if ca else None),
+        initial=replace(
+            node.initial,
+            ca_config=node.initial.ca_config.resolve() if node.initial.ca_config else None,
+        ),
         keys=KeysSection(
             signing=_absolute_key(node.keys.signing),
             root=_absolute_key(node.keys.root) if node.keys.root else None,

@@ -68,13 +68,19 @@ def facts(event: AnyEvent) -> Iterator[str]:
                 if runs:
                     yield f"{change}={','.join(map(_run, runs))}"
         case GrantGiven():
-            yield _assignment(event.assignment)
-            yield f"key={event.assignment.signing_key_id}"
-            yield f"rate={_rate(event.assignment.rate_per_second)}"
+            yield from _grant(event.assignment)
         case LeafIssued() | LeafRefused() | LeafRefusalsCounted():
             yield from _leaf(event)
         case _:
             assert_never(event)
+
+
+def _grant(granted: Assignment) -> Iterator[str]:
+    yield _assignment(granted)
+    yield f"key={granted.signing_key_id}"
+    yield f"rate={_rate(granted.rate_per_second)}"
+    if granted.concurrent:
+        yield f"concurrent_max={granted.concurrent}"
 
 
 def _configuration(event: CAConfigured | RotationStarted | RotationAborted) -> Iterator[str]:

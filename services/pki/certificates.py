@@ -78,6 +78,11 @@ def subject_key_id(certificate: bytes) -> bytes:
         raise CertificateError(f"no subject key identifier: {error}") from error
 
 
+def end_of_chain(*chain: bytes) -> datetime:
+    """Return until when certificates (DER) are accepted together: the first that ends, ends all."""
+    return min(load(certificate).not_valid_after_utc for certificate in chain)
+
+
 def path_length(certificate: bytes) -> int | None:
     """Return how many CAs may follow below a CA; None: as many as one likes (RFC 5280, 4.2.1.9).
 

@@ -79,7 +79,9 @@ def _certificates(
 ) -> Iterator[tuple[Literal["root", "intermediate", "agent"], Validity]]:
     root, issuer = state.active_root, state.issuer
     if root is not None:
-        yield "root", (root.published.not_before, root.published.not_after)
+        published = root.published
+        end = certificates.end_of_chain(published.certificate, *published.chain)
+        yield "root", (published.not_before, end)
         if issuer is not None and issuer.certificate != root.published.certificate:
             certificate = certificates.load(issuer.certificate)
             yield (

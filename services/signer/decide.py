@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from events.authority import RootPublished, SanPolicy
+from events.authority import SanPolicy
 from events.base import Struct
 from events.leaves import LeafIssued
 from projections.answers import Answer, IssuedLeaf, KeptRefusal
@@ -52,17 +52,11 @@ def terms_of(state: AuthorityState, signing_key_id: str | None) -> Terms | None:
     return Terms(
         issuer=issuer,
         template=leaf.LeafTemplate(issuer.certificate),
-        root_not_after=_end_of(root.published),
+        root_not_after=certificates.end_of_chain(root.published.certificate, *root.published.chain),
         trust_domain=state.configuration.trust_domain,
         ttl_seconds=state.configuration.config.leaf_cert_ttl_seconds,
         sans=state.configuration.config.sans,
     )
-
-
-def _end_of(root: RootPublished) -> datetime:
-    """Return until when a root is accepted: a chain ends with the first of its certificates."""
-    above = (certificates.load(certificate).not_valid_after_utc for certificate in root.chain)
-    return min((root.not_after, *above))
 
 
 def ready(terms: Terms | None) -> Terms:

@@ -69,6 +69,18 @@ def test_where_metrics_are_is_kept_as_the_file_is_written_anew(tmp_path: Path) -
     assert (again.metrics.address, again.metrics.base_port) == ("::1", 9464)
 
 
+def test_what_an_authority_begins_with_is_kept_as_the_file_is_written_anew(tmp_path: Path) -> None:
+    settled(tmp_path, port=free_port())
+    file = config_file(tmp_path)
+    text = file.read_text().replace("[initial]", '[initial]\nca_config = "ca.json"', 1)
+    file.write_text(text)
+
+    write(tmp_path, settled(tmp_path, port=free_port()))
+
+    assert 'ca_config = "ca.json"' in file.read_text()
+    assert config.load(file).initial.ca_config == tmp_path / "ca.json"
+
+
 def test_an_address_that_others_reach_has_tls(tmp_path: Path) -> None:
     node = settled(tmp_path, listen="0.0.0.0", port=free_port())
 

@@ -22,7 +22,8 @@ TOLD = {
     "csr_max=50/s concurrent_max=4 leaf_signer=root "
     "given_key=ABAB",
     "crl.issued": "issuer=intermediate key=ABAB number=2 revoked=1 until=2026-11-04T12:00:00Z",
-    "grant.given.v1.concurrent": "signer=00000EVN node=n1/0 partitions=2 key=ABAB rate=unlimited",
+    "grant.given.v1.concurrent": "signer=00000EVN node=n1/0 partitions=2 key=ABAB rate=unlimited "
+    "concurrent_max=2",
     "grant.given": "signer=00000EVN node=n1/0 partitions=32 key=BAE3 rate=25/s",
     "grant.withdrawn": "reason=stopped",
     "intermediate.installed": "root=4b:7a:86:26:cf:2c:8f:ea:4c:ce:48:a6:66:8f:71:01:62:e2:ed:5b"
