@@ -38,6 +38,11 @@ def usable(alive: Iterable[SignerRun]) -> list[SignerRun]:
     return sorted(newest.values(), key=lambda run: run.signer)[:SIGNERS_MAX]
 
 
+def unassigned(granted: Iterable[Assignment]) -> set[int]:
+    """Return the partitions that nobody has a grant for."""
+    return set(range(PARTITIONS)).difference(*(grant.partitions for grant in granted))
+
+
 def assign(
     current: Mapping[str, Assignment],
     alive: Iterable[SignerRun],

@@ -9,7 +9,7 @@ from typing import Final, Literal
 import structlog
 
 from events.base import Struct
-from projections.authority import AuthorityState
+from projections.authority import AuthorityState, Root
 from services.clock import Clock
 from services.pki import certificates
 
@@ -49,6 +49,11 @@ class Expiring(Struct):
         return ACTIONS[self.cert_type]
 
 
+def root_ends(root: Root) -> datetime:
+    """Return until when a root is accepted: no longer than what is above it."""
+    return certificates.end_of_chain(root.published.certificate, *root.published.chain)
+
+
 def expiring(
     state: AuthorityState, now: datetime, *, agent: Validity | None = None
 ) -> tuple[Expiring, ...]:
@@ -79,9 +84,7 @@ def _certificates(
 ) -> Iterator[tuple[Literal["root", "intermediate", "agent"], Validity]]:
     root, issuer = state.active_root, state.issuer
     if root is not None:
-        published = root.published
-        end = certificates.end_of_chain(published.certificate, *published.chain)
-        yield "root", (published.not_before, end)
+        yield "root", (root.published.not_before, root_ends(root))
         if issuer is not None and issuer.certificate != root.published.certificate:
             certificate = certificates.load(issuer.certificate)
             yield (

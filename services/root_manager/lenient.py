@@ -17,6 +17,7 @@ import durationpy
 
 from events.authority import LIFE_SECONDS_MAX
 from events.base import INT_MAX
+from services.consul_names import plain
 from services.refusals import RefusedError, clip
 
 _DURATION: Final = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h))+|[+-]?0")
@@ -41,13 +42,13 @@ def read_object(what: str, value: object, known: Mapping[str, Field]) -> dict[st
     """
     if not isinstance(value, dict):
         raise bad_config(f"{what}: a JSON object was expected")
-    names = {_plain(name): name for name in known}
+    names = {plain(name): name for name in known}
     values: dict[str, Any] = {}
     seen: set[str] = set()
     for spelt, member in value.items():
-        name = names.get(_plain(spelt))
+        name = names.get(plain(spelt))
         if name is None:
-            near = difflib.get_close_matches(_plain(spelt), names, n=1)
+            near = difflib.get_close_matches(plain(spelt), names, n=1)
             hint = f": did you mean {names[near[0]]!r}?" if near else ""
             raise bad_config(f"{what}: there is no key {spelt[:80]!r}{hint}")
         if name in seen:
@@ -63,10 +64,6 @@ def read_object(what: str, value: object, known: Mapping[str, Field]) -> dict[st
         if field.attribute is not None:
             values[field.attribute] = read
     return values
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", "").lower()
 
 
 def as_duration(value: object) -> int:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final, get_args
 
-from events.base import PARTITIONS
 from projections.authority import AuthorityState, CaState
 from services.clock import Clock
 from services.metrics import NAN, Metrics
 from services.observed import Observed
 from services.pki import certificates
+from services.root_manager.expiry import root_ends
+from services.root_manager.assignment import unassigned
 from services.root_manager.manager import CaManager
 
 LOOK_SECONDS_MAX: Final = 15.0  # between two looks of a leader, however long a turn takes
@@ -161,7 +162,7 @@ class AuthorityMetrics:
 
 def _root_end(state: AuthorityState) -> datetime | None:
     root = state.active_root
-    return root.published.not_after if root is not None else None
+    return root_ends(root) if root is not None else None
 
 
 def _issuer_end(state: AuthorityState) -> datetime | None:
@@ -177,5 +178,4 @@ def _list_end(state: AuthorityState) -> datetime | None:
 
 
 def _unassigned(state: AuthorityState) -> int:
-    granted = (grant.assignment.partitions for grant in state.signers.values())
-    return len(set(range(PARTITIONS)).difference(*granted))
+    return len(unassigned(grant.assignment for grant in state.signers.values()))

@@ -8,14 +8,14 @@ from datetime import datetime
 from itertools import islice
 from typing import Final, Literal
 
-from events.base import PARTITIONS
 from projections.authority import AuthorityState, Root
 from projections.faults import Faults, Found
 from services.leases import Leases, SignerLease
 from services.pki import certificates
 from services.refusals import clip
+from services.root_manager.assignment import unassigned
 from services.root_manager.attempts import Failure
-from services.root_manager.expiry import Validity, expiring
+from services.root_manager.expiry import Validity, expiring, root_ends
 from services.status import (
     DatacenterStatus,
     FailureStatus,
@@ -129,16 +129,16 @@ def _certificates_why(facts: Facts) -> Iterator[str]:
     if root is None or signing_cert is None:
         yield "no root is active" if root is None else "there is no certificate to sign leaves with"
         return
-    if root.published.not_after <= facts.now:
-        yield f"the active root has expired, {root.published.not_after:%Y-%m-%d %H:%M:%S} UTC"
+    if (ends := root_ends(root)) <= facts.now:
+        yield f"the active root has expired, {ends:%Y-%m-%d %H:%M:%S} UTC"
     if signing_cert.issuer == "intermediate" and signing_cert.not_after <= facts.now:
         yield f"the intermediate has expired, {signing_cert.not_after:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _signers_why(facts: Facts) -> Iterator[str]:
-    if unassigned := _unassigned(facts.state):
+    if lacking := _unassigned(facts.state):
         nobody = "" if facts.alive else ": no signer is alive"
-        yield f"no signer has partitions {ranges(unassigned)}{nobody}"
+        yield f"no signer has partitions {ranges(lacking)}{nobody}"
     alive = facts.alive
     for signer, grant in facts.state.signers.items():
         if grant.assignment.partitions and signer not in alive:
@@ -147,8 +147,7 @@ def _signers_why(facts: Facts) -> Iterator[str]:
 
 
 def _unassigned(state: AuthorityState) -> set[int]:
-    granted = (grant.assignment.partitions for grant in state.signers.values())
-    return set(range(PARTITIONS)).difference(*granted)
+    return unassigned(grant.assignment for grant in state.signers.values())
 
 
 def _leader(facts: Facts) -> LeaderStatus | None:
@@ -182,7 +181,7 @@ def _root(root: Root, now: datetime) -> RootStatus:
         private_key_type=told.key_type,
         private_key_bits=told.key_bits,
         not_after=told.not_after,
-        seconds_left=_seconds(told.not_after, now),
+        seconds_left=_seconds(root_ends(root), now),
         state=state,
         rotated_out_at=root.rotated_out_at,
     )
