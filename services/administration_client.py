@@ -17,6 +17,7 @@ from events.base import Struct
 from events.revocation import RevocationReason
 from services.client import ANSWER_SECONDS, CaClient
 from services.clock import SystemClock, SystemEntropy
+from services.consul_names import plain
 
 COMMAND_SECONDS: Final = 60.0  # RSA keys of 4096 bits and lists of many thousands take their time
 
@@ -174,19 +175,15 @@ class AdministrationClient:
 
 
 def new_request_id() -> str:
-    """Return an id for one command."""
+    """Return an id for one request."""
     return SystemEntropy().ulid(SystemClock().now())
 
 
 def overridden(configuration: Mapping[str, Any], **said: Any) -> dict[str, Any]:
     """Return a configuration that says this, in whichever form it said it before."""
     said = {name: value for name, value in said.items() if value is not None}
-    plain = {_plain(name) for name in said}
+    names = {plain(name) for name in said}
     return {
-        **{name: value for name, value in configuration.items() if _plain(name) not in plain},
+        **{name: value for name, value in configuration.items() if plain(name) not in names},
         **said,
     }
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", "").lower()

@@ -15,6 +15,7 @@ from services.administration_client import AdministrationClient, new_request_id
 from services.asking import NoAnswerError
 from services.cli.common import CliError, Exit, say
 from services.cli.errors import judge
+from services.consul_names import plain
 from services.outcomes import KEY_REFERENCE
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def read_configuration(file: Path | None) -> dict[str, Any]:
 def says(configuration: Mapping[str, Any], name: str) -> Any:
     """Return what a configuration says under a name, however that is written."""
     return next(
-        (value for spelt, value in configuration.items() if _plain(spelt) == _plain(name)), None
+        (value for spelt, value in configuration.items() if plain(spelt) == plain(name)), None
     )
 
 
@@ -119,7 +120,3 @@ def _has_key(configuration: Mapping[str, Any]) -> bool:
     config = says(configuration, "Config")
     key = says(config, "PrivateKey") if isinstance(config, dict) else None
     return bool(key) and not (isinstance(key, str) and key.startswith(KEY_REFERENCE))
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", "").lower()

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from services import error_reply
+from services.administration_client import new_request_id
 from services.asking import NoAnswerError, RefusedLateError
 from services.cli.common import CliError, Target
 from services.cli.errors import judge
 from services.cli.signing_files import SigningFiles
 from services.client import CaClient
-from services.clock import SystemClock, SystemEntropy
 from services.refusals import RefusedError
 from services.transport import NotPermittedError
 
@@ -50,7 +50,7 @@ async def sign(asking: Asking, request_id: str | None) -> bytes:
     async with asking.target.client(timeout=asking.timeout) as client:
         files.finish()
         bundle = await client.stored_roots(timeout=left())
-        chosen = request_id or _new_id()
+        chosen = request_id or new_request_id()
         try:
             if asking.csr_file is None and request_id is not None and not files.waits(request_id):
                 known = await _look_up(client, files, request_id, timeout=left())
@@ -88,7 +88,7 @@ async def submit(asking: Asking, request_id: str | None) -> str:
     async with asking.target.client(timeout=asking.timeout) as client:
         files.finish()
         bundle = await client.stored_roots(timeout=left())
-        chosen = request_id or _new_id()
+        chosen = request_id or new_request_id()
         csr = _csr(asking, chosen, bundle)
         files.keep_csr(chosen, csr)
         try:
@@ -165,10 +165,6 @@ def _again(error: Exception, how: str) -> CliError:
     judged = judge(error)
     assert judged is not None, "both are told"
     return CliError(f"{judged}; {how}", judged.code)
-
-
-def _new_id() -> str:
-    return SystemEntropy().ulid(SystemClock().now())
 
 
 def _deadline(timeout: float) -> Callable[[], float]:
