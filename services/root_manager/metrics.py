@@ -12,8 +12,8 @@ from services.clock import Clock
 from services.metrics import NAN, Metrics
 from services.observed import Observed
 from services.pki import certificates
-from services.root_manager.expiry import root_ends
 from services.root_manager.assignment import unassigned
+from services.root_manager.expiry import root_ends
 from services.root_manager.manager import CaManager
 
 LOOK_SECONDS_MAX: Final = 15.0  # between two looks of a leader, however long a turn takes
