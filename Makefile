@@ -41,6 +41,7 @@ test-slow: $(STAMP) tools  ## crashes, faults, clusters: about half an hour
 
 bench: $(STAMP)  ## figures, as ratios to the machine's own limit
 	$(BIN)/python -m tests.benchmarks.issuance
+	$(BIN)/python -m tests.benchmarks.rotation
 
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
