@@ -34,6 +34,25 @@ if TYPE_CHECKING:
     from services.cli.common import Target
     from services.outcomes import RevocationLists
 
+SerialOption = Annotated[
+    list[str] | None, typer.Option(metavar="SERIAL", help="Hex, with colons or not; repeatable.")
+]
+IdentityOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="IDENTITY",
+        help="Every live leaf of service.NAME, agent.NAME, gateway, server, or a SPIFFE id.",
+    ),
+]
+IssuedBetweenOption = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        metavar="FROM TO",
+        help="Issued in this time, alone or together with another choice: "
+        "2026-08-01T12:00:00Z, or 2h for two hours ago, or now.",
+    ),
+]
+
 _REASONS: Final[Mapping[str, RevocationReason]] = {  # RFC 5280, 5.3.1
     "unspecified": "unspecified",
     "keyCompromise": "key_compromise",
@@ -49,25 +68,9 @@ _KEY_ID: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def revoke(
-    serial: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SERIAL", help="Hex, with colons or not; repeatable."),
-    ] = None,
-    identity: Annotated[
-        str | None,
-        typer.Option(
-            metavar="IDENTITY",
-            help="Every live leaf of service.NAME, agent.NAME, gateway, server, or a SPIFFE id.",
-        ),
-    ] = None,
-    issued_between: Annotated[
-        tuple[str, str] | None,
-        typer.Option(
-            metavar="FROM TO",
-            help="Issued in this time, alone or together with another choice: "
-            "2026-08-01T12:00:00Z, or 2h for two hours ago, or now.",
-        ),
-    ] = None,
+    serial: SerialOption = None,
+    identity: IdentityOption = None,
+    issued_between: IssuedBetweenOption = None,
     signer: Annotated[
         str | None,
         typer.Option(metavar="RUN", help="All that this run of a signer issued."),

@@ -25,7 +25,7 @@ _ANSWERS: Final = ("_R_.>", "_INBOX.>")  # where those are heard who ask
 
 
 class BadGrantError(ValueError):
-    """What a user is to sign for is not written as `service.NAME` or `service.*`."""
+    """What a user is to sign for is not written as `sign_subjects` reads it, or is too much."""
 
 
 class Role(enum.Enum):
@@ -63,7 +63,7 @@ def permissions(
     """Return all that a user of this role may do.
 
     `user` is the user's name where it is not the role's; `sign` the identities a client may ask
-    certificates for (`service.web`, `service.*`). Raises BadGrantError.
+    certificates for, as `sign_subjects` reads them. Raises BadGrantError.
     """
     inbox = f"{subjects.inbox_prefix(user or role.value)}.>"
     match role:
@@ -109,19 +109,23 @@ def permissions(
                 subscribe=(inbox, *_hears(subjects), subjects.live),
             )
         case Role.CLIENT:
-            asks = tuple(
-                subject for identity in sign for subject in sign_subjects(subjects, identity)
-            )
-            if sum(map(len, asks)) > GRANTED_BYTES_MAX:
-                raise BadGrantError(
-                    "too many identities to be told in one user's token: grant all of a kind "
-                    f"('service.{EVERY_NAME}'), or make several users"
-                )
             return Permissions(
-                publish=(*_reads(subjects), *asks), subscribe=(inbox, *_hears(subjects))
+                publish=(*_reads(subjects), *_asks(subjects, sign)),
+                subscribe=(inbox, *_hears(subjects)),
             )
         case _:
             assert_never(role)
+
+
+def _asks(subjects: Subjects, sign: Sequence[str]) -> tuple[str, ...]:
+    """Return where a client asks for certificates of these identities; raises BadGrantError."""
+    asks = tuple(subject for identity in sign for subject in sign_subjects(subjects, identity))
+    if sum(map(len, asks)) > GRANTED_BYTES_MAX:
+        raise BadGrantError(
+            "too many identities to be told in one user's token: grant all of a kind "
+            f"('service.{EVERY_NAME}'), or make several users"
+        )
+    return asks
 
 
 def sign_subjects(subjects: Subjects, identity: str) -> tuple[str, str]:

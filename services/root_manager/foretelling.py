@@ -11,7 +11,8 @@ from services.outcomes import Change, Planned, Verifier
 from services.pki import certificates
 from services.root_manager import rotation
 from services.root_manager.configuration import Wanted, shown
-from services.root_manager.planning import Plan, ends
+from services.root_manager.expiry import root_ends
+from services.root_manager.planning import Plan
 
 
 def foretold(
@@ -137,11 +138,11 @@ def _warnings(state: AuthorityState, wanted: Wanted, plan: Plan, now: datetime) 
             + ("" if wanted.wait_seconds else " (give them time: WaitSeconds)")
         )
     if plan.effect == "rotate" and plan.crossed and active is not None:
-        end = ends(active.published)
+        end = root_ends(active)
         if rotation.expires_too_soon(end, config, now):
             yield f"the old root expires at {_moment(end)}, and its signature of the new one then"
     if plan.effect == "configure" and active is not None:
-        yield from _of_lives(state, wanted, ends(active.published), now)
+        yield from _of_lives(state, wanted, root_ends(active), now)
     yield from _of_the_next_rotation(state, wanted, plan)
 
 

@@ -12,11 +12,12 @@ from typing import Final
 from events.authority import CAConfig, RootPublished
 from events.base import Struct
 from events.leaves import RefusalCode
-from projections.authority import AuthorityState
+from projections.authority import AuthorityState, Root
 from services.outcomes import Effect
 from services.pki import certificates
 from services.root_manager import rotation
 from services.root_manager.configuration import Wanted
+from services.root_manager.expiry import root_ends
 
 ROOT_FIELDS: Final = (
     "private_key_type",
@@ -57,7 +58,7 @@ def plan(state: AuthorityState, wanted: Wanted, *, now: datetime, rotate: bool =
         if other_root:
             problem = _of_another_root(state, wanted, active.published, rotate=rotate)
         else:
-            problem = _of_this_root(active.published, state.configuration.config, config, now)
+            problem = _of_this_root(active, state.configuration.config, config, now)
     return Plan(
         effect="rotate" if other_root else "configure" if changes else "nothing",
         changes=changes,
@@ -109,15 +110,13 @@ def _of_another_root(
     return None
 
 
-def _of_this_root(
-    root: RootPublished, before: CAConfig, config: CAConfig, now: datetime
-) -> Problem | None:
+def _of_this_root(root: Root, before: CAConfig, config: CAConfig, now: datetime) -> Problem | None:
     """Say why this cannot be changed under the root that there is.
 
     The same would be refused of a root that is given anew. What was so before is no reason not to
     change something else.
     """
-    length = certificates.path_length(root.certificate)
+    length = certificates.path_length(root.published.certificate)
     if config.leaf_signer == "intermediate" != before.leaf_signer and length == 0:
         return Problem(
             code="bad_config",
@@ -125,15 +124,10 @@ def _of_this_root(
             "LeafSigner at root, or give another root)",
         )
     longer = config.leaf_cert_ttl_seconds > before.leaf_cert_ttl_seconds
-    if longer and config.root_certificates and rotation.expires_too_soon(ends(root), config, now):
+    end = root_ends(root)
+    if longer and config.root_certificates and rotation.expires_too_soon(end, config, now):
         return Problem(
             code="bad_config",
-            message=f"the root, or one above it, expires at {ends(root)}, before its leaves do",
+            message=f"the root, or one above it, expires at {end}, before its leaves do",
         )
     return None
-
-
-def ends(root: RootPublished) -> datetime:
-    """Return when a root, or one above it, expires."""
-    above = [certificates.load(certificate).not_valid_after_utc for certificate in root.chain]
-    return min([root.not_after, *above])
