@@ -90,17 +90,6 @@ FolderOption = Annotated[
         help="Folder of the node (else CALEDGER_DATA, else ./.caledger).",
     ),
 ]
-MetricsPortOption = Annotated[
-    int | None,
-    typer.Option(
-        "--metrics-port",
-        metavar="BASE",
-        min=1,
-        max=65_000,
-        help="Serve /metrics, /healthz and /readyz of the leader-elector here, of root-manager, "
-        "replicator and signers on the ports that follow (else as caledger.toml says; else not).",
-    ),
-]
 
 
 def say(message: str) -> None:

@@ -10,11 +10,11 @@ from services.cli.common import (
     CliError,
     Exit,
     FolderOption,
-    MetricsPortOption,
     folder,
     say,
     told,
 )
+from services.cli.run import MetricsPortOption
 
 DatacenterOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Name of the datacenter (dc1).")

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from services.cli.common import MetricsPortOption
+MetricsPortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        metavar="BASE",
+        min=1,
+        max=65_000,
+        help="Serve /metrics, /healthz and /readyz of the leader-elector here, of root-manager, "
+        "replicator and signers on the ports that follow (else as caledger.toml says; else not).",
+    ),
+]
 
 
 class Worker(enum.StrEnum):
