@@ -6,7 +6,6 @@ Others stand where what they are about is tested: docs/consul.md says where.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,6 @@ from tests.virtual import SUBJECTS, Datacenter, Shown, run
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-async def dc(tmp_path: Path) -> AsyncIterator[Datacenter]:
-    """A datacenter with an authority and two signers."""
-    async with Datacenter.open(tmp_path) as datacenter:
-        await datacenter.signers(run(1), run(2))
-        yield datacenter
 
 
 def told(dc: Datacenter) -> Any:

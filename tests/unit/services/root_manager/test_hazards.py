@@ -7,7 +7,7 @@ docs/consul.md says where.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -28,14 +28,6 @@ from tests.virtual import SUBJECTS, Datacenter, run
 
 DAY = timedelta(days=1)
 DOUBLE_MAX: Final = 2**53  # beyond it, JavaScript's numbers are not exact
-
-
-@pytest.fixture
-async def dc(tmp_path: Path) -> AsyncIterator[Datacenter]:
-    """A datacenter with an authority and two signers."""
-    async with Datacenter.open(tmp_path) as datacenter:
-        await datacenter.signers(run(1), run(2))
-        yield datacenter
 
 
 class Failing(KeysInMemory):

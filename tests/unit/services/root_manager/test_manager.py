@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -30,14 +30,6 @@ from tests.virtual import SUBJECTS, Datacenter, Shown, run
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-async def dc(tmp_path: Path) -> AsyncIterator[Datacenter]:
-    """A datacenter with an authority and two signers."""
-    async with Datacenter.open(tmp_path) as datacenter:
-        await datacenter.signers(run(1), run(2))
-        yield datacenter
 
 
 async def events(dc: Datacenter, kind: type[Event]) -> list[int]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 from structlog.testing import capture_logs
 
 from events.base import PARTITIONS
@@ -26,14 +24,6 @@ from tests.virtual import SUBJECTS, Datacenter, run
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-async def dc(tmp_path: Path) -> AsyncIterator[Datacenter]:
-    """A datacenter with an authority and two signers."""
-    async with Datacenter.open(tmp_path) as datacenter:
-        await datacenter.signers(run(1), run(2))
-        yield datacenter
 
 
 def leases(dc: Datacenter, *signers: SignerRun) -> Leases:
