@@ -102,7 +102,7 @@ class Signer:
         self._metrics = SignerMetrics(
             worker.observed,
             holdings=lambda: self._grantee.holdings,
-            holding=lambda: len(self._held),
+            holding=lambda: self.holding,
             authority=lambda: self._grantee.state.position,
         )
         self._decider = self._new_decider()
