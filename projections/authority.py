@@ -1,42 +1,27 @@
-"""What the certificate authority is now: the fold over `authority`, which every decision needs."""
+"""What the certificate authority is now, which every decision needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, assert_never
-
-from msgspec.structs import replace
+from typing import Literal
 
 from events.authority import (
     CAConfigured,
-    IntermediateInstalled,
     IntermediateRequested,
     KeyCreated,
-    KeyDestroyed,
-    KeyShared,
-    LeafSignerSelected,
-    RootActivated,
     RootPruned,
     RootPublished,
-    RootRetired,
     RotationAborted,
     RotationStarted,
 )
 from events.base import Moment, Struct
-from events.catalogue import AuthorityEvent
-from events.envelope import Entry, Recorded, Stored, VoidEntryError, decode_entry
-from events.leadership import LeadershipAcquired, LeadershipReleased
 from events.revocation import CrlIssued, LeavesRevoked, RevocationReason
-from events.signers import Assignment, SignersAssigned
-from events.subjects import Family
+from events.signers import Assignment
 from projections.id_set import IdSet
 
 CaState = Literal["UNINITIALIZED", "INITIALIZED", "RECONFIGURING", "RENEWING"]
 """Consul's states (section 3.1), as far as the ledger tells: what was begun and neither finished
 nor given up. While the first authority is being made a root-manager says `INITIALIZING`."""
-
-REQUESTS_KNOWN = 256  # commands whose outcome is told again to who asks again
-
 
 Commanded = CAConfigured | RotationStarted | RotationAborted | RootPruned | LeavesRevoked
 """Events that carry the id of a command."""
@@ -108,7 +93,7 @@ class Revoked(Struct):
     not_after: Moment
 
 
-class List(Struct):
+class Crl(Struct):
     """The latest revocation list of an issuer."""
 
     issued: CrlIssued
@@ -145,7 +130,7 @@ class AuthorityState(Struct):
     signers: Mapping[str, SignerGrant] = {}
     revoked: Mapping[str, Mapping[str, Revoked]] = {}  # by issuer's key id, then by serial
     revoked_sequence: Mapping[str, int] = {}  # by issuer's key id, of its last revocation
-    lists: Mapping[str, List] = {}  # by issuer's key id
+    crls: Mapping[str, Crl] = {}  # by issuer's key id
     requests: Mapping[str, Commanded] = {}  # what commands led to; the last REQUESTS_KNOWN
     bundle_sequence: int = 0  # of the last change of the trust bundle
     event_ids: IdSet = IdSet()
@@ -169,266 +154,3 @@ class AuthorityState(Struct):
         if self.rotation is not None:
             return "RECONFIGURING"
         return "INITIALIZED" if self.renewal is None else "RENEWING"
-
-
-def fold(state: AuthorityState, stored: Stored) -> AuthorityState:
-    """Fold one message of `authority`.
-
-    A void entry is passed over and told in `last_void`. Raises UnknownEventTypeError for an
-    event of a type that this software does not know.
-    """
-    try:
-        entry = decode_entry(stored, datacenter=state.datacenter)
-        check_expected(state, entry)
-    except VoidEntryError as void:
-        return pass_over(state, stored.sequence, str(void))
-    return apply(state, entry)
-
-
-def check_expected(state: AuthorityState, entry: Entry) -> None:
-    """Raise VoidEntryError where an authority entry does not follow the one before it."""
-    if entry.subject.family is not Family.AUTHORITY:
-        raise VoidEntryError(
-            f"{entry.subject.family.value} entry where authority was expected", kind="subject"
-        )
-    expected = entry.events[0].envelope.expectedsequence
-    if expected != state.position:
-        raise VoidEntryError(
-            f"expects authority at {expected}, but that is at {state.position}", kind="expected"
-        )
-    if repeated := state.event_ids.among(e.envelope.id for e in entry.events):
-        raise VoidEntryError(f"repeats event {min(repeated)}", kind="event_id")
-
-
-def pass_over(state: AuthorityState, sequence: int, reason: str) -> AuthorityState:
-    """Fold a void entry: it moves the position, since appends are conditional on that."""
-    return replace(
-        _cut_off(state, sequence),
-        position=sequence,
-        settled=sequence,
-        last_void=VoidEntry(sequence=sequence, reason=reason),
-    )
-
-
-def apply(state: AuthorityState, entry: Entry) -> AuthorityState:
-    """Fold a well-formed authority entry that `check_expected` has passed."""
-    state = _cut_off(state, entry.sequence)
-    for recorded in entry.events:
-        state = evolve(state, recorded)
-    return replace(
-        state,
-        position=entry.sequence,
-        settled=entry.sequence + entry.messages - 1,
-        event_ids=state.event_ids.with_ids(e.envelope.id for e in entry.events),
-    )
-
-
-def _cut_off(state: AuthorityState, sequence: int) -> AuthorityState:
-    """Take back the grants of an append that an authority entry at `sequence` stands inside of.
-
-    They are not there, so nothing could be appended under them; their signers are given others.
-    """
-    if sequence > state.settled:
-        return state
-    there = {name: grant for name, grant in state.signers.items() if grant.sequence < sequence}
-    return replace(state, signers=there)
-
-
-def evolve(state: AuthorityState, recorded: Recorded) -> AuthorityState:
-    """Fold one authority event."""
-    event: AuthorityEvent = recorded.event  # type: ignore[assignment]  # its family was checked
-    sequence = recorded.sequence
-    match event:
-        case LeadershipAcquired():
-            return replace(
-                state,
-                term=max(state.term, event.term),
-                leader=Leader(node=event.node, term=event.term),
-            )
-        case LeadershipReleased():
-            return replace(state, leader=None)
-        case CAConfigured():
-            return replace(
-                _asked(state, event),
-                configuration=event,
-                configured=sequence,
-                first_configured=state.first_configured or sequence,
-                bundle_sequence=sequence,
-            )
-        case KeyCreated() | KeyShared() | KeyDestroyed():
-            return _key(state, event)
-        case RotationStarted():
-            return replace(
-                _asked(state, event),
-                rotation=Rotation(started=event, sequence=sequence),
-            )
-        case RotationAborted():
-            return replace(_asked(state, event), rotation=None)
-        case RootPublished() | RootActivated() | RootRetired() | RootPruned():
-            return _root(state, event, sequence)
-        case IntermediateRequested():
-            return replace(state, renewal=Renewal(requested=event, sequence=sequence))
-        case IntermediateInstalled() | LeafSignerSelected():
-            return _leaf_signer(state, event, sequence)
-        case LeavesRevoked():
-            return _revoke(state, event, recorded)
-        case CrlIssued():
-            listed = List(issued=event, sequence=sequence)
-            return replace(state, lists={**state.lists, event.issuer_key_id: listed})
-        case SignersAssigned():
-            return replace(state, signers=_assigned(state, event, sequence))
-        case _:
-            assert_never(event)
-
-
-def _asked(state: AuthorityState, event: Commanded) -> AuthorityState:
-    """Remember what a command led to; of leaves that were revoked, not which."""
-    if event.request_id is None:
-        return state
-    kept = replace(event, leaves=()) if isinstance(event, LeavesRevoked) else event
-    requests = {**state.requests, event.request_id: kept}
-    while len(requests) > REQUESTS_KNOWN:
-        del requests[next(iter(requests))]
-    return replace(state, requests=requests)
-
-
-def _key(state: AuthorityState, event: KeyCreated | KeyShared | KeyDestroyed) -> AuthorityState:
-    match event:
-        case KeyCreated():
-            return replace(state, keys={**state.keys, event.key_id: event})
-        case KeyShared():
-            return replace(state, shared=state.shared | {event.key_id})
-        case KeyDestroyed():
-            created = state.keys.get(event.key_id)
-            if created is not None and created.purpose != event.purpose:
-                return replace(state, shared=state.shared - {event.key_id})
-            keys = {key_id: key for key_id, key in state.keys.items() if key_id != event.key_id}
-            return replace(state, keys=keys)
-        case _:
-            assert_never(event)
-
-
-def _root(
-    state: AuthorityState,
-    event: RootPublished | RootActivated | RootRetired | RootPruned,
-    sequence: int,
-) -> AuthorityState:
-    roots = dict(state.roots)
-    match event:
-        case RootPublished():
-            pruned = {key: root for key, root in state.pruned.items() if key != event.root_id}
-            state = replace(state, pruned=pruned)  # one that was taken back may come again
-            roots[event.root_id] = Root(
-                published=event, active=False, created=sequence, modified=sequence
-            )
-        case RootActivated():
-            return _activate(state, event, sequence)
-        case RootRetired():
-            if (root := roots.get(event.root_id)) is not None:
-                roots[event.root_id] = replace(
-                    root,
-                    active=False,
-                    modified=sequence,
-                    rotated_out_at=event.rotated_out_at,
-                    retired=sequence,
-                )
-        case RootPruned():
-            state = _asked(state, event)
-            if (root := roots.pop(event.root_id, None)) is not None:
-                state = replace(state, pruned={**state.pruned, event.root_id: root})
-        case _:
-            assert_never(event)
-    return replace(state, roots=roots, bundle_sequence=sequence)
-
-
-def _activate(state: AuthorityState, event: RootActivated, sequence: int) -> AuthorityState:
-    roots = {
-        root_id: replace(
-            root,
-            active=root_id == event.root_id,
-            modified=sequence if (root_id == event.root_id) != root.active else root.modified,
-        )
-        for root_id, root in state.roots.items()
-    }
-    return replace(state, roots=roots, rotation=None, renewal=None, bundle_sequence=sequence)
-
-
-def _leaf_signer(
-    state: AuthorityState, event: IntermediateInstalled | LeafSignerSelected, sequence: int
-) -> AuthorityState:
-    root = state.roots.get(event.root_id)
-    above = _above(root.published) if root is not None else ()
-    match event:
-        case IntermediateInstalled():
-            certificate, chain = event.certificate, (event.certificate, *above)
-        case LeafSignerSelected():
-            certificate, chain = (root.published.certificate if root is not None else b""), above
-        case _:
-            assert_never(event)
-    issuer = Issuer(
-        key_id=event.signing_key_id, root_id=event.root_id, certificate=certificate, chain=chain
-    )
-    roots = dict(state.roots)
-    if root is not None:
-        roots[event.root_id] = replace(root, modified=sequence)
-    return replace(
-        state,
-        issuers={**state.issuers, issuer.key_id: issuer},
-        issuer_key_id=issuer.key_id,
-        issuer_changed=sequence,
-        roots=roots,
-        renewal=None,
-        bundle_sequence=sequence,
-    )
-
-
-def _above(root: RootPublished) -> tuple[bytes, ...]:
-    """Return what verifiers need between what signs leaves and their trust anchors.
-
-    The bridge from the root before, then, of a root that others signed, itself and those above it
-    without the anchor: who trusts that alone cannot know them. In this order, since OpenSSL and
-    GnuTLS take the first of two certificates for one key and look at no other: who has a bundle,
-    this one or the one before, finds a way either way.
-    """
-    bridge = (root.cross_signed,) if root.cross_signed is not None else ()
-    return (*bridge, *((root.certificate, *root.chain[:-1]) if root.chain else ()))
-
-
-def _revoke(state: AuthorityState, event: LeavesRevoked, recorded: Recorded) -> AuthorityState:
-    """Fold a revocation; a leaf that was revoked before stays revoked as it was."""
-    revoked = {key_id: dict(serials) for key_id, serials in state.revoked.items()}
-    for leaf in event.leaves:
-        revoked.setdefault(leaf.issuer_key_id, {}).setdefault(
-            leaf.serial,
-            Revoked(
-                sequence=recorded.sequence,
-                identity=leaf.identity,
-                at=recorded.envelope.time,
-                reason=event.reason,
-                not_after=leaf.not_after,
-            ),
-        )
-    sequences = dict.fromkeys((leaf.issuer_key_id for leaf in event.leaves), recorded.sequence)
-    return replace(
-        _asked(state, event),
-        revoked=revoked,
-        revoked_sequence={**state.revoked_sequence, **sequences},
-    )
-
-
-def _assigned(
-    state: AuthorityState, event: SignersAssigned, sequence: int
-) -> dict[str, SignerGrant]:
-    changed = {signer: sequence + 1 + i for i, signer in enumerate(event.granted)}
-    return {
-        assignment.signer: SignerGrant(
-            assignment=assignment,
-            sequence=changed.get(assignment.signer)
-            or (
-                state.signers[assignment.signer].sequence
-                if assignment.signer in state.signers
-                else 0
-            ),
-        )
-        for assignment in event.assignments
-    }

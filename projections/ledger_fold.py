@@ -19,7 +19,7 @@ from events.leaves import LeafIssued
 from events.log import GapError
 from events.signers import GrantGiven, GrantWithdrawn, SignersAssigned
 from events.subjects import BadNameError, Family, Subjects, identity_tokens, partition_of
-from projections import authority
+from projections import authority_fold
 from projections.authority import AuthorityState
 
 IrregularKind = Literal["signer", "grant", "partition", "issuer_key", "name"]
@@ -155,10 +155,10 @@ class LedgerFold:
         if stored.subject == self._authority_subject:
             self._append = _append_of(entry) if entry is not None else None
             if entry is not None:
-                after = authority.apply(before, entry)
+                after = authority_fold.apply(before, entry)
             else:
                 assert void is not None
-                after = authority.pass_over(before, stored.sequence, void.reason)
+                after = authority_fold.pass_over(before, stored.sequence, void.reason)
         irregular = _irregularities(entry, before) if entry is not None else ()
         repeated = self._known & message.event_ids if entry is not None else frozenset()
         return Folded(
@@ -175,7 +175,7 @@ class LedgerFold:
         """Raise VoidEntryError where an entry breaks a rule that needs the entries before it."""
         family = entry.subject.family
         if family is Family.AUTHORITY:
-            return authority.check_expected(state, entry)
+            return authority_fold.check_expected(state, entry)
         if repeated := self._known.intersection(e.envelope.id for e in entry.events):
             raise VoidEntryError(f"repeats event {min(repeated)}", kind="event_id")
         if family is Family.GRANT:

@@ -17,7 +17,7 @@ from events.leadership import LeadershipAcquired, LeadershipReleased
 from events.leaves import LeafIssued, LeafRefusalsCounted, LeafRefused
 from events.log import GapError
 from events.subjects import Family
-from projections import authority
+from projections import authority_fold
 from projections.authority import AuthorityState
 from projections.ledger_fold import Folded, LedgerFold, Read, Void, read
 from projections.verify_leaf import LeafVerifier
@@ -215,7 +215,7 @@ class Verifier:
             self._checked["term"] += 1
             if (reason := _wrong_term(recorded, state)) is not None:
                 yield Fault(sequence=folded.sequence, check="term", text=reason)
-            state = authority.evolve(state, recorded)
+            state = authority_fold.evolve(state, recorded)
 
     def _leaves(self, folded: Folded, events: tuple[Recorded, ...]) -> Iterator[Fault]:
         for broken in folded.irregular:

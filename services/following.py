@@ -13,7 +13,8 @@ from events.envelope import Stored
 from events.log import Ledger
 from events.loudly import Loudly
 from events.subjects import Subjects
-from projections.authority import AuthorityState, fold
+from projections.authority import AuthorityState
+from projections.authority_fold import fold
 
 STALE_WAIT_SECONDS: Final = 0.02  # between two looks at a copy that lags behind the leader's
 STALE_PATIENCE_SECONDS: Final = 1.0  # of a copy's lag, before it is told of

@@ -11,7 +11,8 @@ import structlog
 from events.catalogue import UnknownEventTypeError
 from events.envelope import Stored
 from events.log import Ledger
-from projections.authority import AuthorityState, fold
+from projections.authority import AuthorityState
+from projections.authority_fold import fold
 from projections.disk import AheadOfLedgerError, OtherLedgerError
 from projections.ledger_fold import Folded, LedgerFold, Read, read
 from projections.store import FileMeta, ProjectionStore, digest

@@ -303,7 +303,7 @@ class Administration:
             }
         else:
             details = {}
-        await manager.lists.issue(turn)
+        await manager.crls.issue(turn)
         await manager.reissues.tell()
         return self._outcome("revoked", **details)
 

@@ -108,7 +108,7 @@ class Revoke(Struct):
     revoked: LeavesRevoked
 
 
-class IssueList(Struct):
+class IssueCrl(Struct):
     """Record a revocation list; everything revoked up to `based_on` is in it."""
 
     issued: CrlIssued
@@ -127,5 +127,5 @@ Command = (
     | PruneRoot
     | RecordKey
     | Revoke
-    | IssueList
+    | IssueCrl
 )

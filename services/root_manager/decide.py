@@ -29,7 +29,7 @@ from services.root_manager.commands import (
     Configure,
     Initialise,
     InstallIntermediate,
-    IssueList,
+    IssueCrl,
     LeafSigner,
     PruneRoot,
     RecordKey,
@@ -83,8 +83,8 @@ def decide(state: AuthorityState, acting: Acting, command: Command) -> Decision:
             return _record_key(state, destroyed)
         case Revoke(revoked=revoked):
             return _revoke(state, revoked)
-        case IssueList():
-            return _issue_list(state, command)
+        case IssueCrl():
+            return _issue_crl(state, command)
         case _:
             assert_never(command)
 
@@ -216,9 +216,9 @@ def _revoke(state: AuthorityState, revoked: LeavesRevoked) -> Decision:
     return Decision(events=(revoked,))
 
 
-def _issue_list(state: AuthorityState, command: IssueList) -> Decision:
+def _issue_crl(state: AuthorityState, command: IssueCrl) -> Decision:
     key_id = command.issued.issuer_key_id
-    last = state.lists.get(key_id)
+    last = state.crls.get(key_id)
     if command.issued.number != (last.issued.number if last is not None else 0) + 1:
         return NOTHING
     if state.revoked_sequence.get(key_id, 0) > command.based_on:

@@ -16,8 +16,8 @@ from services.root_manager import ceremony
 from services.root_manager.attempts import Attempts
 from services.root_manager.commands import AssignSigners, Initialise
 from services.root_manager.configuration import Wanted
+from services.root_manager.crls import Crls
 from services.root_manager.decide import leads
-from services.root_manager.lists import Lists
 from services.root_manager.pruning import Pruning
 from services.root_manager.renewal import Renewals
 from services.root_manager.revocation import Reissues, Revocations
@@ -53,7 +53,7 @@ class CaManager:
         self.rotations = Rotations(tools)
         self.renewals = Renewals(tools)
         self.pruning = Pruning(tools)
-        self.lists = Lists(tools)
+        self.crls = Crls(tools)
         self.revocations = Revocations(tools)
         self.reissues = Reissues(tools, tell_reissue)
         self.initialising = False
@@ -130,7 +130,7 @@ class CaManager:
             return
         attempt = self.attempts.attempt
         await attempt("pruning roots", lambda: self.pruning.roots(turn))
-        await attempt("issuing revocation lists", lambda: self.lists.issue(turn))
+        await attempt("issuing revocation lists", lambda: self.crls.issue(turn))
         await self.reissues.tell()
         await attempt("destroying keys", lambda: self.pruning.keys(turn))
         self._tidied = looked  # where the world failed before this, the next turn looks again

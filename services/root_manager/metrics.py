@@ -173,7 +173,7 @@ def _issuer_end(state: AuthorityState) -> datetime | None:
 def _list_end(state: AuthorityState) -> datetime | None:
     root = state.active_root
     signing = {state.issuer_key_id, root.published.key_id if root is not None else None}
-    lists = (listed for key_id, listed in state.lists.items() if key_id in signing)
+    lists = (listed for key_id, listed in state.crls.items() if key_id in signing)
     return min((listed.issued.next_update for listed in lists), default=None)
 
 

@@ -140,5 +140,5 @@ class Pruning:
 
 def _listed_until(state: AuthorityState, key_id: str) -> datetime:
     """Return until when the last list that a key signed is valid."""
-    last = state.lists.get(key_id)
+    last = state.crls.get(key_id)
     return last.issued.next_update if last is not None else datetime.min.replace(tzinfo=UTC)

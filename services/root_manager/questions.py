@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from events.base import KeyId, Struct
 from events.subjects import Subjects
-from projections.authority import AuthorityState, List
+from projections.authority import AuthorityState, Crl
 from services import error_reply
 from services.nats_access.asker import may_answer
 from services.outcomes import RevocationList, RevocationLists
@@ -93,9 +93,9 @@ def _lists(state: AuthorityState, body: bytes) -> bytes:
     if state.configuration is None:
         raise _UNINITIALIZED
     if wanted is not None:
-        if wanted not in state.lists:
+        if wanted not in state.crls:
             raise RefusedError("not_found", f"there is no revocation list of {wanted}")
-        told: tuple[RevocationList, ...] = (_told(state.lists[wanted], whole=True),)
+        told: tuple[RevocationList, ...] = (_told(state.crls[wanted], whole=True),)
     else:
         told = tuple(_all(state))
     return msgspec.json.encode(RevocationLists(ledger_sequence=state.position, lists=told))
@@ -106,14 +106,14 @@ def _all(state: AuthorityState) -> Iterator[RevocationList]:
     left = LISTS_BYTES_MAX
     trusted = {root.published.key_id for root in state.roots.values()}
     trusted |= {key_id for key_id, issuer in state.issuers.items() if issuer.root_id in state.roots}
-    for key_id, listed in state.lists.items():
+    for key_id, listed in state.crls.items():
         if key_id in trusted:
             whole = _told(listed, whole=True)
             left -= len(whole.crl or "")
             yield whole if left >= 0 else _told(listed, whole=False)
 
 
-def _told(listed: List, *, whole: bool) -> RevocationList:
+def _told(listed: Crl, *, whole: bool) -> RevocationList:
     issued = listed.issued
     return RevocationList(
         issuer_key_id=issued.issuer_key_id,

@@ -141,7 +141,7 @@ class Managed:
     async def initialized(self) -> AuthorityState:
         """Wait until there is an authority with everything that belongs to it."""
         return await self.until(
-            lambda state: state.ca_state == "INITIALIZED" and len(state.lists) >= 2
+            lambda state: state.ca_state == "INITIALIZED" and len(state.crls) >= 2
         )
 
     async def ask(

@@ -42,7 +42,7 @@ WORKERS: Final = {
     "replicator.rows_written": "replicator",
 }
 LATER: Final = (  # when there is a root already
-    *("signer.", "submission.", "user.", "rotation.", "renewal.", "revocation.", "lists.", "keys."),
+    *("signer.", "submission.", "user.", "rotation.", "renewal.", "revocation.", "crls.", "keys."),
     *("roots.", "reissues."),
 )
 

@@ -34,7 +34,7 @@ from services.following import AuthorityFollower
 from services.keys.buckets import root_keys, signing_keys
 from services.outcomes import Outcome
 from services.pki import certificates
-from services.root_manager import lists, renewal
+from services.root_manager import crls, renewal
 from tests.scenarios import moved_clock, reading
 from tests.scenarios.caledger import Datacenter
 from tests.scenarios.checking import projections_are_those_built_anew
@@ -130,12 +130,12 @@ CONFIGURING_AND_REVOKING: Final = (
     Step(at="root_manager.decided", ask=sets(LeafSigner="root")),
     Step(at="root_manager.appended", ask=sets(LeafSigner="intermediate")),
     Step(at="revocation.recorded", ask=revokes("revoked"), before=has_a_leaf_to_revoke),
-    Step(at="lists.signed", ask=revokes("revoked"), before=has_a_leaf_to_revoke),
-    Step(at="lists.issued", ask=revokes("revoked"), before=has_a_leaf_to_revoke),
+    Step(at="crls.signed", ask=revokes("revoked"), before=has_a_leaf_to_revoke),
+    Step(at="crls.issued", ask=revokes("revoked"), before=has_a_leaf_to_revoke),
     Step(at="reissues.told", ask=revokes("revoked"), before=has_a_leaf_to_revoke),
 )
 AS_TIME_PASSES: Final = (
-    Step(at="lists.signed", passes=25 * HOURS),
+    Step(at="crls.signed", passes=25 * HOURS),
     Step(at="renewal.key_made", passes=2 * HOURS, before=has_short_lives),
     Step(at="renewal.requested", passes=2 * HOURS),
     Step(at="renewal.signed", passes=2 * HOURS),
@@ -344,7 +344,7 @@ class Site:
         state, now = await self.state(), self.clock.now()
         chain = chain_of(leaf, trusted)
         if certificates.load(chain.leaf).not_valid_after_utc > now:
-            told = [listed.issued.crl for listed in state.lists.values()]
+            told = [listed.issued.crl for listed in state.crls.values()]
             verdict = openssl_with_lists(chain, told, now)
             assert bool(verdict) is accepted, verdict.text
 
@@ -384,8 +384,8 @@ def is_busy(state: AuthorityState, now: datetime) -> bool:
         state.ca_state != "INITIALIZED"
         or renewal.is_due(state, now)
         or any(
-            lists.is_due(state, issuer.key_id, now)
-            for issuer in lists.issuers(state, now)
+            crls.is_due(state, issuer.key_id, now)
+            for issuer in crls.issuers(state, now)
             if issuer.kind == "root" or issuer.key_id == state.issuer_key_id
         )
     )

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from events.ledger import JetStreamLedger
 from events.log import ConflictError
 from events.subjects import Subjects, partition_of
-from projections.authority import AuthorityState, fold
+from projections.authority import AuthorityState
+from projections.authority_fold import fold
 from services.clock import SystemClock, SystemEntropy
 from services.node_file import config_file
 from services.stamping import Stamper, source

@@ -22,7 +22,8 @@ from events.leadership import LeadershipAcquired
 from events.leaves import LeafRefused
 from events.signers import GrantWithdrawn, SignersAssigned
 from events.subjects import Subjects
-from projections.authority import AuthorityState, fold
+from projections.authority import AuthorityState
+from projections.authority_fold import fold
 from projections.issuance import IssuanceReader
 from services.client import CaClient
 from services.clock import SystemClock, SystemEntropy

@@ -14,7 +14,8 @@ from cryptography import x509
 from msgspec.structs import replace
 
 from events.authority import RootPublished
-from projections.authority import AuthorityState, fold
+from projections.authority import AuthorityState
+from projections.authority_fold import fold
 from projections.bundle import bundle
 from services.pki import certificates, pem
 from tests import factories

@@ -15,7 +15,7 @@ from events.envelope import Stored, encode_entry
 from events.leadership import LeadershipReleased
 from events.log import GapError
 from events.signers import GrantGiven, GrantWithdrawn
-from projections import authority
+from projections import authority_fold
 from projections.authority import AuthorityState
 from projections.ledger_fold import Folded, LedgerFold, read
 from tests import factories
@@ -44,7 +44,7 @@ def authority_alone(stored: Iterable[Stored]) -> AuthorityState:
     state = AuthorityState(datacenter="dc1")
     for each in stored:
         if each.subject == SUBJECTS.authority:
-            state = authority.fold(state, each)
+            state = authority_fold.fold(state, each)
     return state
 
 

@@ -31,7 +31,7 @@ from services.following import AuthorityFollower
 from services.keys.interface import KeyStoreError
 from services.pki import certificates
 from services.refusals import RefusedError
-from services.root_manager import lists, unrecorded
+from services.root_manager import crls, unrecorded
 from services.root_manager.manager import SWEEP_EVERY
 from tests.crashing import CrashError
 from tests.factories import ca_key
@@ -541,8 +541,8 @@ async def assert_sound(
     assert new.verifies(dc.roots(), now - BEHIND)
     for bundle in (dc.roots(), *filter(None, bundles)):
         assert all(one.verifies(bundle, now) for one in shown if one.leaf.not_after > now)
-    for issuer in lists.issuers(state, now):
-        listed = x509.load_der_x509_crl(state.lists[issuer.key_id].issued.crl)
+    for issuer in crls.issuers(state, now):
+        listed = x509.load_der_x509_crl(state.crls[issuer.key_id].issued.crl)
         assert listed.is_signature_valid(certificates.public_key_of(issuer.certificate))
     await assert_keys_are_known(dc)
     await assert_the_ledger_is_all(dc)

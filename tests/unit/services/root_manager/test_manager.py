@@ -23,7 +23,7 @@ from events.base import Event
 from services.pki import certificates
 from services.pki.pem import colon_hex
 from services.refusals import RefusedError
-from services.root_manager import lists
+from services.root_manager import crls
 from tests.external_ca import given_ca
 from tests.verifiers import Chain, openssl_with_lists
 from tests.virtual import SUBJECTS, Datacenter, Shown, run
@@ -375,20 +375,20 @@ async def test_every_trusted_issuer_has_a_valid_list_at_any_time(dc: Datacenter)
     for _ in range(10):
         state = await dc.after(8 * HOUR)
         now = dc.clock.now()
-        for issuer in lists.issuers(state, now):
-            listed = x509.load_der_x509_crl(state.lists[issuer.key_id].issued.crl)
+        for issuer in crls.issuers(state, now):
+            listed = x509.load_der_x509_crl(state.crls[issuer.key_id].issued.crl)
             assert listed.next_update_utc is not None
             assert listed.last_update_utc <= now < listed.next_update_utc
             public = certificates.public_key_of(issuer.certificate)
             assert listed.is_signature_valid(public)
-    numbers = [listed.issued.number for listed in dc.state.lists.values()]
+    numbers = [listed.issued.number for listed in dc.state.crls.values()]
     assert max(numbers) < 6, "every day, not every turn"
 
 
 def accepted(dc: Datacenter, shown: Shown, roots: Sequence[bytes]) -> bool:
     """Ask OpenSSL, with the lists that are served now."""
     chain = Chain(leaf=shown.leaf.certificate, intermediates=shown.chain, roots=tuple(roots))
-    served = [listed.issued.crl for listed in dc.state.lists.values()]
+    served = [listed.issued.crl for listed in dc.state.crls.values()]
     return bool(openssl_with_lists(chain, served, dc.clock.now()))
 
 
@@ -514,11 +514,11 @@ async def test_the_ledger_is_the_whole_state(dc: Datacenter) -> None:
     await dc.new_leader("a")
     after = await dc.tools.follower.catch_up()
 
-    assert (after.roots, after.issuers, after.keys, after.lists) == (
+    assert (after.roots, after.issuers, after.keys, after.crls) == (
         before.roots,
         before.issuers,
         before.keys,
-        before.lists,
+        before.crls,
     )
 
 

@@ -230,7 +230,7 @@ class Model(RuleBasedStateMachine):
         """The latest list of each issuer names all that was revoked, once the leader acted."""
         state = self.folded()
         for key_id, revoked in state.revoked.items():
-            issued = state.lists.get(key_id)
+            issued = state.crls.get(key_id)
             if issued is not None and issued.sequence >= state.revoked_sequence.get(key_id, 0):
                 assert issued.issued.revoked <= len(revoked)
 

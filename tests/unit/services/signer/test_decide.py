@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from events.leaves import LeafIssued
 from events.subjects import partition_of
 from projections.answers import IssuedLeaf
-from projections.authority import AuthorityState, fold
+from projections.authority import AuthorityState
+from projections.authority_fold import fold
 from services.pki import csr as csr_module
 from services.refusals import RefusedError
 from services.signer import decide

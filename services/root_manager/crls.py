@@ -13,7 +13,7 @@ from events.revocation import CRL_BYTES_MAX, CrlIssued
 from projections.authority import AuthorityState
 from services.breakpoints import reached
 from services.pki import certificates, crl
-from services.root_manager.commands import IssueList
+from services.root_manager.commands import IssueCrl
 from services.root_manager.tools import Tools, Turn
 
 LIFE: Final = timedelta(hours=72)  # of a list: who fetches none for that long accepts nothing
@@ -23,7 +23,7 @@ BACKDATE: Final = timedelta(hours=1)  # for verifiers whose clocks are behind
 log = structlog.get_logger()
 
 
-class ListIssuer(Struct):
+class CrlIssuer(Struct):
     """Who signs a list, and with which key."""
 
     key_id: str
@@ -31,7 +31,7 @@ class ListIssuer(Struct):
     certificate: bytes
 
 
-class Lists:
+class Crls:
     """Issues lists."""
 
     def __init__(self, tools: Tools) -> None:
@@ -50,7 +50,7 @@ class Lists:
             count += await self._issue(turn, issuer)
         return count
 
-    def _is_needed(self, issuer: ListIssuer, now: datetime) -> bool:
+    def _is_needed(self, issuer: CrlIssuer, now: datetime) -> bool:
         """Say whether any leaf may be checked with the list; else its key could never go."""
         state = self._tools.state
         if issuer.kind == "root" or issuer.key_id == state.issuer_key_id:
@@ -58,10 +58,10 @@ class Lists:
         live = self._tools.index.live([issuer.key_id], now=now)
         return live.position < state.issuer_changed or live.count > 0
 
-    async def _issue(self, turn: Turn, issuer: ListIssuer) -> bool:
+    async def _issue(self, turn: Turn, issuer: CrlIssuer) -> bool:
         tools = self._tools
         state, now = tools.state, utc(tools.clock.now())
-        last = state.lists.get(issuer.key_id)
+        last = state.crls.get(issuer.key_id)
         number = last.issued.number + 1 if last is not None else 1
         entries = [
             crl.Entry(serial=int(serial, 16), at=utc(revoked.at), reason=revoked.reason)
@@ -81,7 +81,7 @@ class Lists:
         if len(signed) > CRL_BYTES_MAX:
             log.error("a revocation list is too long to be issued", key=issuer.key_id)
             return False
-        reached("lists.signed")
+        reached("crls.signed")
         issued = CrlIssued(
             issuer_key_id=issuer.key_id,
             issuer=issuer.kind,
@@ -91,18 +91,16 @@ class Lists:
             revoked=len(entries),
             crl=signed,
         )
-        if not await tools.carry_out(
-            turn.acting, IssueList(issued=issued, based_on=state.position)
-        ):
+        if not await tools.carry_out(turn.acting, IssueCrl(issued=issued, based_on=state.position)):
             return False
-        reached("lists.issued")
+        reached("crls.issued")
         return True
 
 
-def issuers(state: AuthorityState, now: datetime) -> Iterator[ListIssuer]:
+def issuers(state: AuthorityState, now: datetime) -> Iterator[CrlIssuer]:
     """Yield who may need a valid list: trusted roots, and what signs or signed below them."""
     for root in state.roots.values():
-        yield ListIssuer(
+        yield CrlIssuer(
             key_id=root.published.key_id, kind="root", certificate=root.published.certificate
         )
     for issuer in state.issuers.values():
@@ -112,14 +110,14 @@ def issuers(state: AuthorityState, now: datetime) -> Iterator[ListIssuer]:
         if issuer.key_id not in state.keys:
             continue  # destroyed: its last leaf has expired, and its last list
         if certificates.load(issuer.certificate).not_valid_after_utc > now:
-            yield ListIssuer(
+            yield CrlIssuer(
                 key_id=issuer.key_id, kind="intermediate", certificate=issuer.certificate
             )
 
 
 def is_due(state: AuthorityState, key_id: str, now: datetime) -> bool:
     """Say whether a list is to be issued: there is none, it grows old, or something was revoked."""
-    last = state.lists.get(key_id)
+    last = state.crls.get(key_id)
     if last is None:
         return True
     if state.revoked_sequence.get(key_id, 0) > last.sequence:
