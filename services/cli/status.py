@@ -101,7 +101,17 @@ def _signers(told: Status) -> None:
     if not told.signers:
         return
     table = Table()
-    for column in ("signer", "node", "slot", "state", "partitions", "", "grant", "a second"):
+    for column in (
+        "signer",
+        "node",
+        "slot",
+        "state",
+        "partitions",
+        "",
+        "grant",
+        "a second",
+        "at once",
+    ):
         table.add_column(column, overflow="fold")
     for signer in told.signers:
         state = "stopping" if signer.stopping else "alive"
@@ -114,6 +124,7 @@ def _signers(told: Status) -> None:
             signer.ranges,
             str(signer.grant_sequence or ""),
             f"{signer.rate_per_second:g}" if signer.rate_per_second else "no limit",
+            str(signer.concurrent or "no limit"),
         )
     show(table)
 

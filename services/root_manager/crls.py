@@ -37,28 +37,24 @@ class Crls:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
 
-    async def issue(self, turn: Turn) -> int:
-        """Issue every list that is due; return how many were. Raises KeyStoreError."""
+    async def issue(self, turn: Turn) -> None:
+        """Issue every list that is due. Raises KeyStoreError."""
         state, now = self._tools.state, self._tools.clock.now()
         due = [
             issuer
             for issuer in issuers(state, now)
-            if is_due(state, issuer.key_id, now) and self._is_needed(issuer, now)
+            if is_due(state, issuer.key_id, now) and self._is_needed(issuer)
         ]
-        count = 0
         for issuer in due:
-            count += await self._issue(turn, issuer)
-        return count
+            await self._issue(turn, issuer)
 
-    def _is_needed(self, issuer: CrlIssuer, now: datetime) -> bool:
+    def _is_needed(self, issuer: CrlIssuer) -> bool:
         """Say whether any leaf may be checked with the list; else its key could never go."""
-        state = self._tools.state
-        if issuer.kind == "root" or issuer.key_id == state.issuer_key_id:
+        if issuer.kind == "root" or issuer.key_id == self._tools.state.issuer_key_id:
             return True
-        live = self._tools.index.live([issuer.key_id], now=now)
-        return live.position < state.issuer_changed or live.count > 0
+        return self._tools.may_have_leaves(issuer.key_id)
 
-    async def _issue(self, turn: Turn, issuer: CrlIssuer) -> bool:
+    async def _issue(self, turn: Turn, issuer: CrlIssuer) -> None:
         tools = self._tools
         state, now = tools.state, utc(tools.clock.now())
         last = state.crls.get(issuer.key_id)
@@ -80,7 +76,7 @@ class Crls:
         signed = crl.assemble(tbs, await store.sign(issuer.key_id, tbs), issuer.certificate)
         if len(signed) > CRL_BYTES_MAX:
             log.error("a revocation list is too long to be issued", key=issuer.key_id)
-            return False
+            return
         reached("crls.signed")
         issued = CrlIssued(
             issuer_key_id=issuer.key_id,
@@ -91,10 +87,8 @@ class Crls:
             revoked=len(entries),
             crl=signed,
         )
-        if not await tools.carry_out(turn.acting, IssueCrl(issued=issued, based_on=state.position)):
-            return False
-        reached("crls.issued")
-        return True
+        if await tools.carry_out(turn.acting, IssueCrl(issued=issued, based_on=state.position)):
+            reached("crls.issued")
 
 
 def issuers(state: AuthorityState, now: datetime) -> Iterator[CrlIssuer]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 
 from events.log import LedgerError
 from services import error_reply
 from services.keys.interface import KeyStoreError
-from services.nats_access.asker import may_answer, requester_of
+from services.nats_access.asker import answer, may_answer, requester_of
 from services.pki.certificates import CertificateError
 from services.refusals import RefusedError
 from services.root_manager.administration import Administration, Asked
@@ -63,17 +62,17 @@ class Hearing:
         while self._waiting:
             key, (asked, replies) = next(iter(self._waiting.items()))
             try:
-                answer: Answer = (await self._administration.handle(turn, asked), None)
+                told: Answer = (await self._administration.handle(turn, asked), None)
             except RefusedError as refused:
-                answer = error_reply.encode(refused)
+                told = error_reply.encode(refused)
             except (KeyStoreError, CertificateError) as error:
                 log.error("a command failed", subject=asked.subject, error=str(error))  # noqa: TRY400
-                answer = error_reply.encode(RefusedError("bad_config", str(error)))
+                told = error_reply.encode(RefusedError("bad_config", str(error)))
             except LedgerError:
                 self._waiting.pop(key, None)  # it is sent again, and may be decided already
                 raise
             self._waiting.pop(key, None)
-            await self._send(replies, answer)
+            await answer(self._nc, replies, *told)
 
     async def _heard(self, message: Msg) -> None:
         if not may_answer(message.reply):
@@ -88,11 +87,3 @@ class Hearing:
             asked = Asked(subject=message.subject, body=message.data, requester=requester)
             self._waiting[key] = (asked, [message.reply])
             self._wake()
-
-    async def _send(self, replies: Sequence[str], answer: Answer) -> None:
-        body, headers = answer
-        for reply in replies:
-            try:
-                await self._nc.publish(reply, body, headers=headers)
-            except NatsError as error:  # who asked asks again
-                log.warning("an answer could not be sent", error=str(error) or repr(error))

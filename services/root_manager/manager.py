@@ -77,7 +77,7 @@ class CaManager:
             await attempt("making the first authority", lambda: self.initialise(turn))
         await self.publish(turn)
         if tools.state.rotation is not None:
-            await attempt("rotating", lambda: self._rotate(turn))
+            await attempt("rotating", lambda: self.rotations.go_on(turn))
         await attempt("renewing the intermediate", lambda: self.renewals.go_on(turn))
         await tools.carry_out(turn.acting, AssignSigners(alive=turn.alive))
         await self._tidy(turn)
@@ -116,9 +116,6 @@ class CaManager:
                 root=initialise.root.root_id,
             )
         return done
-
-    async def _rotate(self, turn: Turn) -> None:
-        await self.rotations.go_on(turn)
 
     async def _tidy(self, turn: Turn) -> None:
         """Look for what expired or was revoked: whenever the ledger moved on, and every minute."""

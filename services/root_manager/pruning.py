@@ -45,11 +45,10 @@ class Pruning:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
 
-    async def roots(self, turn: Turn) -> list[str]:
-        """Prune what nobody needs; return the ids of those roots."""
+    async def roots(self, turn: Turn) -> None:
+        """Prune what nobody needs."""
         tools = self._tools
         now = tools.clock.now()
-        pruned = []
         for root_id, root in list(tools.state.roots.items()):
             if not is_old_enough(tools.state, root, now):
                 continue
@@ -60,10 +59,8 @@ class Pruning:
             if await tools.carry_out(turn.acting, PruneRoot(pruned=event)):
                 reached("roots.pruned")
                 log.info("pruning old unused root CA", root=root_id)
-                pruned.append(root_id)
-        return pruned
 
-    async def keys(self, turn: Turn) -> list[str]:
+    async def keys(self, turn: Turn) -> None:
         """Destroy what signs nothing any more and has signed nothing that is still valid.
 
         First the key, then its record: a crash in between leaves a record of a key that is gone,
@@ -74,7 +71,7 @@ class Pruning:
         """
         tools = self._tools
         if not any(self._unneeded()):
-            return []
+            return
         stores = {"root": tools.root_keys, "signing": tools.signing_keys}
         listed = {
             (purpose, key.key_id): key
@@ -82,16 +79,13 @@ class Pruning:
             for key in await store.stored()
         }
         if not leads(await tools.follower.catch_up(), turn.acting):
-            return []
-        destroyed = []
+            return
         for event in list(self._unneeded()):
             if (key := listed.get((event.purpose, event.key_id))) is not None:
                 await stores[event.purpose].destroy(key)
             reached("keys.destroyed")
             if await tools.carry_out(turn.acting, RecordKey(destroyed=event)):
                 log.info("a key was destroyed", key=event.key_id, purpose=event.purpose)
-                destroyed.append(event.key_id)
-        return destroyed
 
     async def force(self, acting: Acting, pruned: RootPruned) -> bool:
         """Trust a retired root no more, now; return whether it was trusted."""
@@ -134,8 +128,7 @@ class Pruning:
             return True
         if issuer.root_id not in state.roots:
             return False  # nothing below it is accepted
-        live = self._tools.index.live([key_id], now=now)
-        return live.position < state.issuer_changed or live.count > 0
+        return self._tools.may_have_leaves(key_id)
 
 
 def _listed_until(state: AuthorityState, key_id: str) -> datetime:

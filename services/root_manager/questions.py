@@ -17,7 +17,7 @@ from events.base import KeyId, Struct
 from events.subjects import Subjects
 from projections.authority import AuthorityState, Crl
 from services import error_reply
-from services.nats_access.asker import may_answer
+from services.nats_access.asker import answer, may_answer
 from services.outcomes import RevocationList, RevocationLists
 from services.pki import pem
 from services.refusals import RefusedError
@@ -67,13 +67,12 @@ class Questions:
         if not may_answer(asked.reply):
             return
         assert self._state is not None
+        headers = None
         try:
-            await self._nc.publish(
-                asked.reply, self._answers[asked.subject](self._state, asked.data)
-            )
+            body = self._answers[asked.subject](self._state, asked.data)
         except RefusedError as refused:
             body, headers = error_reply.encode(refused)
-            await self._nc.publish(asked.reply, body, headers=headers)
+        await answer(self._nc, [asked.reply], body, headers)
 
     def _bundle(self, _: AuthorityState, __: bytes) -> bytes:
         if self._roots is None:

@@ -25,10 +25,9 @@ def due_at(issuer: Issuer) -> datetime:
 
     How much more follows from its key id, so that every leader says the same.
     """
-    certificate = certificates.load(issuer.certificate)
-    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    begin, _, life = _validity(issuer)
     share = int(issuer.key_id[:8], 16) / 0xFFFFFFFF
-    return certificate.not_valid_before_utc + life * (0.5 + JITTER * share)
+    return begin + life * (0.5 + JITTER * share)
 
 
 def is_due(state: AuthorityState, now: datetime) -> bool:
@@ -45,9 +44,14 @@ def is_due(state: AuthorityState, now: datetime) -> bool:
     new_end = min(
         now + timedelta(seconds=config.intermediate_cert_ttl_seconds), root.published.not_after
     )
+    _, end, life = _validity(issuer)
+    return new_end - end >= life * USEFUL_SHARE
+
+
+def _validity(issuer: Issuer) -> tuple[datetime, datetime, timedelta]:
     certificate = certificates.load(issuer.certificate)
-    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    return new_end - certificate.not_valid_after_utc >= life * USEFUL_SHARE
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return begin, end, end - begin
 
 
 class Renewals:
@@ -56,20 +60,17 @@ class Renewals:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
 
-    async def go_on(self, turn: Turn) -> bool:
-        """Begin a renewal that is due, and finish the one that is on its way.
-
-        Returns whether one was finished. Raises KeyStoreError.
-        """
+    async def go_on(self, turn: Turn) -> None:
+        """Begin a renewal that is due, and finish the one that is on its way; raises KeyStoreError."""
         tools = self._tools
         if is_due(tools.state, tools.clock.now()):
             await self._begin(turn)
         renewal = tools.state.renewal
         root, configuration = tools.state.active_root, tools.state.configuration
         if renewal is None or root is None or configuration is None:
-            return False
+            return
         if tools.state.rotation is not None:
-            return False  # the new root makes its own, and this one is needed if it is given up
+            return  # the new root makes its own, and this one is needed if it is given up
         installed = await tools.ceremony.intermediate(
             tools.names,
             configuration.config,
@@ -79,14 +80,13 @@ class Renewals:
         reached("renewal.signed")
         command = InstallIntermediate(installed=installed, alive=turn.alive)
         if not await tools.carry_out(turn.acting, command):
-            return False
+            return
         reached("renewal.installed")
         log.info(
             "generated new intermediate certificate for primary datacenter",
             key=installed.signing_key_id,
             until=str(installed.not_after),
         )
-        return True
 
     async def _begin(self, turn: Turn) -> None:
         tools = self._tools

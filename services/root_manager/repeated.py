@@ -62,5 +62,4 @@ def pruned(root_id: str) -> LedTo:
 
 def revoked(chosen: Chosen) -> LedTo:
     """Return what revoking these leaves leads to."""
-    words = chosen.words()
-    return lambda event: isinstance(event, LeavesRevoked) and event.selected_by == words
+    return lambda event: isinstance(event, LeavesRevoked) and chosen.is_said_by(event.selected_by)

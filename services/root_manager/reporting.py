@@ -12,7 +12,6 @@ import msgspec
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 
 from events.log import Ledger, LedgerError
 from events.subjects import Subjects
@@ -21,7 +20,7 @@ from projections.faults import FaultCounter, Faults
 from projections.issuance import IssuanceReader
 from services.leases import Leases, read_leases
 from services.metrics import Connections
-from services.nats_access.asker import may_answer
+from services.nats_access.asker import answer, may_answer
 from services.root_manager.manager import CaManager
 from services.root_manager.status import Facts, status
 
@@ -68,14 +67,10 @@ class Reporting:
             await self._asked.wait()
             if not self._leads():
                 await asyncio.sleep(OTHERS_WAIT_SECONDS)
-            answer = msgspec.json.encode(status(await self.facts()))
+            told = msgspec.json.encode(status(await self.facts()))
             replies, self._replies = self._replies, set()
             self._asked.clear()
-            for reply in replies:
-                try:
-                    await self._nc.publish(reply, answer)
-                except NatsError as error:  # who asked asks again
-                    log.warning("an answer could not be sent", error=str(error) or repr(error))
+            await answer(self._nc, replies, told)
 
     async def facts(self) -> Facts:
         """Find out what there is to tell, now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from services.root_manager.commands import Revoke
 from services.root_manager.pruning import issuers_below
 from services.root_manager.tools import Tools, Turn, moved_on
 
+WORDS_MAX: Final = 4_000  # of the event's 4,096
 SERIALS_MAX: Final = 1_000  # in one command
 INDEX_SECONDS: Final = 5.0  # of waiting for the node's projections
 INDEX_PAUSE_SECONDS: Final = 0.05
@@ -48,7 +50,13 @@ class Chosen(Struct, rename="pascal", forbid_unknown_fields=True):
         told = msgspec.to_builtins(self, str_keys=True)
         said = {name: value for name, value in told.items() if value is not None}
         text = msgspec.json.encode(said).decode()
-        return text if len(text) <= 4_000 else f"{text[:4_000]}..."
+        if len(text) <= WORDS_MAX:
+            return text
+        return f"{text[:WORDS_MAX]}... sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def is_said_by(self, words: str) -> bool:
+        """Say whether these are its words, but for its times: `2h` is another one each time."""
+        return _timeless(self.words()) == _timeless(words)
 
 
 class Revocation(Struct):
@@ -153,12 +161,12 @@ class Reissues:
         self._tell = tell
         self._told: int | None = None  # sequence of the last revocation that was told
 
-    async def tell(self) -> int:
-        """Tell what was not told yet; return how many leaves that is."""
+    async def tell(self) -> None:
+        """Tell what was not told yet."""
         state, now = self._tools.state, self._tools.clock.now()
         last = max(state.revoked_sequence.values(), default=0)
         if last == (self._told or 0):
-            return 0
+            return
         told: dict[int, list[dict[str, Any]]] = {}
         for serials in state.revoked.values():
             for serial, revoked in serials.items():
@@ -170,10 +178,17 @@ class Reissues:
             await self._tell(msgspec.json.encode({"LedgerSequence": sequence, "Leaves": leaves}))
             reached("reissues.told")
         self._told = last
-        return sum(map(len, told.values()))
 
     def _is_new(self, sequence: int, at: datetime, now: datetime) -> bool:
         return now - at < TOLD_AGAIN_FOR if self._told is None else sequence > self._told
+
+
+def _timeless(words: str) -> object:
+    try:
+        said = msgspec.json.decode(words, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return words  # it was cut
+    return {name: value for name, value in said.items() if not name.startswith("Issued")}
 
 
 def counted(leaves: list[RevokedLeaf]) -> Revocation:

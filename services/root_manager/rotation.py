@@ -86,8 +86,8 @@ class Rotations:
         log.info("a new root is trusted", root=root.root_id, activate_at=str(started.activate_at))
         return True
 
-    async def go_on(self, turn: Turn) -> bool:
-        """Finish the rotation that is on its way, if it is time; return whether it was finished.
+    async def go_on(self, turn: Turn) -> None:
+        """Finish the rotation that is on its way, if it is time.
 
         The bundle with the new root must be out before. Raises KeyStoreError.
         """
@@ -95,17 +95,15 @@ class Rotations:
         rotation = tools.state.rotation
         now = tools.clock.now()
         if rotation is None or now < rotation.started.activate_at:
-            return False
+            return
         started = rotation.started
         root = tools.state.roots[started.root_id].published
         leaf_signer = await tools.ceremony.leaf_signer(tools.names, started.config, root)
         reached("rotation.leaf_signer_made")
         command = Activate(root_id=root.root_id, leaf_signer=leaf_signer, now=now, alive=turn.alive)
-        if not await tools.carry_out(turn.acting, command):
-            return False
-        reached("rotation.activated")
-        log.info("CA rotated to new root under provider", root=root.root_id, provider="consul")
-        return True
+        if await tools.carry_out(turn.acting, command):
+            reached("rotation.activated")
+            log.info("CA rotated to new root under provider", root=root.root_id, provider="consul")
 
     async def abort(
         self,

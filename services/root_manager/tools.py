@@ -95,6 +95,14 @@ class Tools:
             trust_domain=configuration.trust_domain,
         )
 
+    def may_have_leaves(self, key_id: str) -> bool:
+        """Say whether a leaf below a key that signs no more may be valid, as far as is known here.
+
+        None is issued after the entry that chose another key: an index beyond that knows all.
+        """
+        live = self.index.live([key_id], now=self.clock.now())
+        return live.position < self.state.issuer_changed or live.count > 0
+
     async def carry_out(self, acting: Acting, command: Command) -> bool:
         """Fold, decide, append (`Deciding.carry_out`); return whether anything was appended."""
 
