@@ -61,7 +61,7 @@ class Renewals:
         self._tools = tools
 
     async def go_on(self, turn: Turn) -> None:
-        """Begin a renewal that is due, and finish the one that is on its way; raises KeyStoreError."""
+        """Begin a renewal that is due, and finish what is on its way; raises KeyStoreError."""
         tools = self._tools
         if is_due(tools.state, tools.clock.now()):
             await self._begin(turn)
