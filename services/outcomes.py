@@ -26,8 +26,12 @@ class Outcome(Struct, omit_defaults=True):
     ledger_sequence: int = msgspec.field(name="LedgerSequence")
     root_id: str | None = msgspec.field(name="RootID", default=None)
     activate_at: str | None = msgspec.field(name="ActivateAt", default=None)
+    also: tuple[str, ...] | None = msgspec.field(name="AlsoPruned", default=None)
+    """Roots that were pruned with it: they signed it across, and would still be a way to it."""
     live_leaves: int | None = msgspec.field(name="LiveLeaves", default=None)
     identities: Mapping[str, int] | None = msgspec.field(name="Identities", default=None)
+    lists_missing: tuple[str, ...] | None = msgspec.field(name="ListsMissing", default=None)
+    """Issuers (key ids) whose revocation lists do not say yet what was revoked."""
 
 
 class Change(Struct, rename="pascal"):
@@ -41,7 +45,12 @@ class Change(Struct, rename="pascal"):
 class Verifier(Struct, rename="pascal"):
     """Whether those who hold these roots accept the leaves there are, and those that come."""
 
-    holds: Literal["the new bundle", "the bundle of before", "the new root alone"]
+    holds: Literal[
+        "the new bundle",
+        "the bundle of before",
+        "the new root alone",
+        "the new root with what is above it",  # which an operator gave it
+    ]
     live_leaves: bool
     new_leaves: bool
 

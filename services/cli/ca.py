@@ -197,7 +197,7 @@ def prune(
     if json:
         print(answer.decode())
     else:
-        _print_outcome(answer)
+        _print_outcome(answer, force=force)
 
 
 app.command("revoke")(ca_revocation.revoke)
@@ -317,9 +317,9 @@ def _check(planned: Planned) -> None:
         raise RefusedError(planned.problem_code or "internal", planned.problem)
 
 
-def _print_outcome(answer: bytes) -> None:
+def _print_outcome(answer: bytes, *, force: bool = False) -> None:
     from services.cli.administering import read
     from services.cli.ca_plan import outcome
     from services.outcomes import Outcome
 
-    print("\n".join(outcome(read(answer, Outcome))))
+    print("\n".join(outcome(read(answer, Outcome), force=force)))

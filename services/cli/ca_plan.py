@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
 from services.outcomes import Outcome, Planned
+from services.wording import counted, moment
 
 _EFFECTS: Final = {
     "initialise": "the first authority is made",
@@ -20,54 +22,86 @@ _IDENTITIES_SHOWN: Final = 10
 
 
 def lines(planned: Planned) -> Iterator[str]:
-    """Yield what a plan says."""
-    yield f"plan: {_EFFECTS[planned.effect]}"
+    """Yield what a plan says; of one that is refused, what was asked for and why not."""
+    refused = planned.problem is not None
+    yield f"plan: {_EFFECTS[planned.effect]}{', REFUSED' if refused else ''}"
     for change in planned.changes:
         yield f"  change   {change.key}: {_value(change.before)} -> {_value(change.after)}"
+    if planned.problem is not None:
+        yield f"  REFUSED  {planned.problem_code}: {planned.problem}"
+        return
     if planned.effect != "nothing":
         yield from (f"  then     {text}" for text in planned.effects)
     if planned.prune_after is not None:
-        yield f"  pruned   the old root, not before {planned.prune_after:%Y-%m-%d %H:%M:%SZ}"
+        yield (
+            f"  pruned   the old root, not before {moment(planned.prune_after)}, and not before "
+            "its last leaf has expired"
+        )
     for verifier in planned.verifiers:
         yield (
             f"  holding {verifier.holds}: live leaves {_accepted(verifier.live_leaves)}, "
             f"new leaves {_accepted(verifier.new_leaves)}"
         )
     yield from (f"  WARNING  {text}" for text in planned.warnings)
-    if planned.problem is not None:
-        yield f"  REFUSED  {planned.problem_code}: {planned.problem}"
 
 
-def outcome(told: Outcome) -> Iterator[str]:
-    """Yield what a command came to."""
+def outcome(told: Outcome, *, force: bool = False) -> Iterator[str]:
+    """Yield what a command came to; `force`: it was said."""
     root = told.root_id
-    leaves = told.live_leaves
     match told.outcome:
         case "configured":
             yield f"Configuration updated! ModifyIndex {told.modify_index}"
         case "rotated":
             yield f"rotated: root {root} is active, ModifyIndex {told.modify_index}"
         case "rotating":
-            yield f"rotating: root {root} is trusted, and signs from {told.activate_at} on"
+            yield f"rotating: root {root} is trusted, and signs from {_at(told.activate_at)} on"
             yield "until then it can be taken back: caledger ca rotate --abort"
         case "aborted":
             yield f"the rotation was given up; root {root} stays active"
-        case "pruned":
-            yield f"root {root} is trusted no more" + (
-                f"; {leaves} live leaves were cut off" if leaves else ""
-            )
-        case "would be pruned":
-            yield f"root {root} can be pruned: {leaves} live leaves would be cut off"
+        case "pruned" | "would be pruned":
+            yield from _pruned(told, force=force)
         case "done":
             yield f"this was done before; state {told.state}, ModifyIndex {told.modify_index}"
-        case "revoked" if leaves is None:
+        case "revoked" if told.live_leaves is None:
             yield "these were revoked before"
         case "would be revoked" | "revoked":
-            verb = "were" if told.outcome == "revoked" else "would be"
-            yield f"{leaves} live leaves {verb} revoked"
+            plan = "would be" if told.outcome == "would be revoked" else None
+            yield f"{_leaves(told)} {plan or _were(told)} revoked"
             yield from _identities(told)
         case other:
             yield other
+
+
+def _pruned(told: Outcome, *, force: bool) -> Iterator[str]:
+    root = told.root_id
+    if told.outcome == "pruned":
+        cut_off = f"; {_leaves(told)} {_were(told)} cut off" if told.live_leaves else ""
+        yield f"root {root} is trusted no more{cut_off}"
+        yield from (f"nor is root {each}, which signed it" for each in told.also or ())
+        return
+    if not told.live_leaves:
+        yield f"root {root} can be pruned: no live leaf would be cut off"
+    elif force:
+        yield f"root {root} can be pruned: {_leaves(told)} would be cut off"
+    else:
+        yield f"root {root} can be pruned with --force only: {_leaves(told)} would be cut off"
+    yield from (f"root {each} would go with it, as it signed it" for each in told.also or ())
+
+
+def _leaves(told: Outcome) -> str:
+    return counted(told.live_leaves or 0, "live leaf", "live leaves")
+
+
+def _were(told: Outcome) -> str:
+    return "was" if told.live_leaves == 1 else "were"
+
+
+def _at(text: str | None) -> str:
+    """Write a moment of an answer as all are written."""
+    try:
+        return moment(datetime.fromisoformat(text or ""))
+    except ValueError:
+        return text or "an unknown moment"
 
 
 def _identities(told: Outcome) -> Iterator[str]:
@@ -89,5 +123,5 @@ def _value(value: Any) -> str:
     if not isinstance(value, str):
         return msgspec.json.encode(value).decode()
     if certificates := value.count("-----BEGIN CERTIFICATE-----"):
-        return f"{certificates} certificate{'s' if certificates > 1 else ''}"
+        return counted(certificates, "certificate")
     return value if len(value) <= _VALUE_CHARS_MAX else f"{value[:_VALUE_CHARS_MAX]}..."

@@ -167,12 +167,13 @@ def _report(faults: list[Fault], summary: Summary) -> None:
     from rich.table import Table
 
     from projections.verify import CHECKS
+    from services.wording import counted
 
     for fault in faults:
         print(f"fault sequence={fault.sequence} check={fault.check}: {fault.text}")
     print(
-        f"ledger: sequences {summary.first} to {summary.last}, {summary.events} events, "
-        f"{summary.leaves} certificates"
+        f"ledger: sequences {summary.first} to {summary.last}, "
+        f"{counted(summary.events, 'event')}, {counted(summary.leaves, 'certificate')}"
     )
     table = Table()
     table.add_column("checked")
@@ -183,7 +184,7 @@ def _report(faults: list[Fault], summary: Summary) -> None:
         found = sum(fault.check == check for fault in faults)
         table.add_row(check, rule, str(summary.checked.get(check, 0)), str(found or ""))
     show(table)
-    print(f"{len(faults)} faults" if faults else "no faults")
+    print(counted(len(faults), "fault") if faults else "no faults")
 
 
 def _events(stored: Stored, datacenter: str) -> Iterator[Recorded]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Final
 
+from msgspec.structs import replace
+
+from events.authority import LeafSigner
 from projections.authority import AuthorityState
 from projections.issuance import LiveLeaves
 from services.outcomes import Change, Planned, Verifier
@@ -13,14 +17,16 @@ from services.root_manager import rotation
 from services.root_manager.configuration import Wanted, shown
 from services.root_manager.expiry import root_ends
 from services.root_manager.planning import Plan
+from services.wording import counted, moment
 
 
 def foretold(
     state: AuthorityState, wanted: Wanted, plan: Plan, *, live: LiveLeaves, now: datetime
 ) -> Planned:
-    """Return what a plan leads to. No secret is in it (H12)."""
+    """Return what a plan leads to; of one that is refused, only why. No secret is in it (H12)."""
     config = wanted.config
-    rotates = plan.effect == "rotate"
+    refused = plan.problem is not None
+    rotates = plan.effect == "rotate" and not refused
     active_at = now + timedelta(seconds=wanted.wait_seconds)
     return Planned(
         effect=plan.effect,
@@ -36,15 +42,15 @@ def foretold(
         cross_signed=plan.crossed,
         live_leaves=live.count,
         leaves_as_of=live.position,
-        verifiers=_verifiers(crossed=plan.crossed) if rotates else (),
+        verifiers=_verifiers(wanted, crossed=plan.crossed) if rotates else (),
         activate_at=active_at if rotates else None,
         prune_after=(
             active_at + 2 * timedelta(seconds=config.leaf_cert_ttl_seconds)  # as `pruning` does
             if rotates
             else None
         ),
-        effects=tuple(_effects(state, wanted, plan, live.count, active_at)),
-        warnings=tuple(_warnings(state, wanted, plan, now)),
+        effects=() if refused else tuple(_effects(state, wanted, plan, live.count, active_at)),
+        warnings=() if refused else tuple(_warnings(state, wanted, plan, now)),
     )
 
 
@@ -57,16 +63,21 @@ def _changes(state: AuthorityState, wanted: Wanted) -> Iterator[Change]:
             yield Change(key=key, before=before.get(key), after=after.get(key))
 
 
-def _verifiers(*, crossed: bool) -> tuple[Verifier, ...]:
+def _verifiers(wanted: Wanted, *, crossed: bool) -> tuple[Verifier, ...]:
     """Say who accepts what once another root is active.
 
     The old root stays in the bundle, so whoever takes the new bundle loses nothing. The new root's
     certificate that the old one signed goes with each new leaf, for those who are late.
     """
+    below_another = len(wanted.config.root_certificates) > 1
     return (
         Verifier(holds="the new bundle", live_leaves=True, new_leaves=True),
         Verifier(holds="the bundle of before", live_leaves=True, new_leaves=crossed),
-        Verifier(holds="the new root alone", live_leaves=False, new_leaves=True),
+        Verifier(
+            holds="the new root with what is above it" if below_another else "the new root alone",
+            live_leaves=False,
+            new_leaves=True,
+        ),
     )
 
 
@@ -83,11 +94,11 @@ def _effects(
         case "rotate":
             yield f"another root is published: {_root(wanted)}"
             waits = wanted.wait_seconds > 0
-            yield f"it is active {f'at {_moment(active_at)}' if waits else 'at once'}"
+            yield f"it is active {f'at {moment(active_at)}' if waits else 'at once'}"
             yield _signer(wanted)
             yield (
-                f"{live} live leaves keep verifying: the old root stays in the trust bundle for "
-                "twice LeafCertTTL, and until the last leaf below it has expired"
+                f"{_keep(live)} verifying: the old root stays in the trust bundle for twice "
+                "LeafCertTTL, and until the last leaf below it has expired"
             )
             if plan.crossed:
                 yield (
@@ -95,7 +106,7 @@ def _effects(
                     "is signed by the old one as well"
                 )
         case "configure":
-            yield f"the root stays; {live} live leaves keep verifying, and their own lives"
+            yield f"the root stays; {_keep(live)} verifying; what was issued keeps its life"
             if plan.leaf_signer_changes:
                 yield f"from the next leaf on: {_signer(wanted)}"
             for field, words in _LATER.items():
@@ -105,7 +116,8 @@ def _effects(
         yield "requests are signed without a limit of their rate"
 
 
-_LATER = {
+_LEAF_SIGNERS: Final[tuple[LeafSigner, ...]] = ("root", "intermediate")
+_LATER: Final = {
     "leaf_cert_ttl_seconds": "leaves have the new life from the next one on",
     "intermediate_cert_ttl_seconds": "the next intermediate has the new life",
     "root_cert_ttl_seconds": "the next root has the new life",
@@ -140,7 +152,13 @@ def _warnings(state: AuthorityState, wanted: Wanted, plan: Plan, now: datetime) 
     if plan.effect == "rotate" and plan.crossed and active is not None:
         end = root_ends(active)
         if rotation.expires_too_soon(end, config, now):
-            yield f"the old root expires at {_moment(end)}, and its signature of the new one then"
+            yield f"the old root expires at {moment(end)}, and its signature of the new one then"
+        if len(config.root_certificates) > 1:  # two ways up, and they look at the first alone
+            yield (
+                "whoever trusts only the root above the new one needs the trust bundle as well: of "
+                "the new root's two certificates OpenSSL and GnuTLS look at the one that the old "
+                "root signed, and refuse the new leaves otherwise"
+            )
     if plan.effect == "configure" and active is not None:
         yield from _of_lives(state, wanted, root_ends(active), now)
     yield from _of_the_next_rotation(state, wanted, plan)
@@ -150,14 +168,14 @@ def _of_lives(state: AuthorityState, wanted: Wanted, end: datetime, now: datetim
     """Warn of leaves that cannot live as long as they are to: an issuer is outlived by none."""
     config = wanted.config
     if rotation.expires_too_soon(end, config, now):
-        yield f"the root expires at {_moment(end)}: until another one is active, leaves end then"
+        yield f"the root expires at {moment(end)}: until another one is active, leaves end then"
         return
     issuer = state.issuer
     if issuer is None or config.leaf_signer == "root":
         return
     end = certificates.load(issuer.certificate).not_valid_after_utc
     if rotation.expires_too_soon(end, config, now):
-        yield f"leaves end at {_moment(end)}, with the intermediate, until that is renewed"
+        yield f"leaves end at {moment(end)}, with the intermediate, until that is renewed"
 
 
 def _of_the_next_rotation(state: AuthorityState, wanted: Wanted, plan: Plan) -> Iterator[str]:
@@ -169,13 +187,17 @@ def _of_the_next_rotation(state: AuthorityState, wanted: Wanted, plan: Plan) -> 
     else:
         return  # those that are made here have no path length
     length = certificates.path_length(certificate)
-    needed = rotation.cas_to_cross(wanted.config)
-    if length is not None and length < needed:
+    signer = {
+        leaf_signer: rotation.cas_to_cross(replace(wanted.config, leaf_signer=leaf_signer))
+        for leaf_signer in _LEAF_SIGNERS
+    }
+    if length is not None and length < max(signer.values()):
+        needed = " and ".join(f"{each} with LeafSigner {name}" for name, each in signer.items())
         yield (
-            f"the root has path length {length} and cannot sign another root ({needed} would do): "
-            "the next rotation takes ForceWithoutCrossSigning"
+            f"the root has path length {length}; to sign another root it takes {needed}: the next "
+            "rotation that this is too little for takes ForceWithoutCrossSigning"
         )
 
 
-def _moment(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%SZ}"
+def _keep(live: int) -> str:
+    return f"{counted(live, 'live leaf', 'live leaves')} keep{'s' if live == 1 else ''}"

@@ -260,7 +260,7 @@ async def test_leaves_are_counted_then_revoked_and_openssl_hears_of_it(dev: Cale
     await signed(dev, "kept")
 
     counted = await ca(dev, "revoke", "--identity", "service.stolen", "--dry-run")
-    assert counted.out.startswith("1 live leaves would be revoked\n       1  spiffe://")
+    assert counted.out.startswith("1 live leaf would be revoked\n       1  spiffe://")
     asked = await ca(dev, "revoke", "--serial", serial, code=2)
     assert "nothing was revoked: say --yes, there is no terminal to ask" in asked.err
     (dev.folder / "before.pem").write_text((await ca(dev, "crl")).out)
@@ -269,7 +269,7 @@ async def test_leaves_are_counted_then_revoked_and_openssl_hears_of_it(dev: Cale
     command = ("revoke", "--serial", serial, "--reason", "keyCompromise", "--yes")
     ran = await ca(dev, *command, "--request-id", "revoke-1")
 
-    assert ran.out.startswith("1 live leaves were revoked\n       1  spiffe://")
+    assert ran.out.startswith("1 live leaf was revoked\n       1  spiffe://")
     await ca(dev, "crl", "--out", "lists")
     files = sorted((dev.folder / "lists").iterdir())
     assert len(files) > 1
@@ -326,7 +326,7 @@ async def test_whoever_sits_at_a_terminal_is_asked(dev: Caledger) -> None:
 
     assert "Revoke them? [y/N]" in refused
     assert "nothing was revoked" in refused
-    assert "1 live leaves were revoked" in done
+    assert "1 live leaf was revoked" in done
     assert (refused_code, done_code) == (1, 0)
 
 

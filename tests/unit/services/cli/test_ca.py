@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from services.administration_client import overridden
@@ -221,8 +222,6 @@ def test_a_plan_is_told_in_lines() -> None:
         prune_after=NOW,
         effects=("412 live leaves keep verifying",),
         warnings=("the new root is not signed by the old one",),
-        problem_code="busy",
-        problem="not now",
     )
 
     assert list(lines(planned)) == [
@@ -230,9 +229,18 @@ def test_a_plan_is_told_in_lines() -> None:
         "  change   PrivateKeyBits: 256 -> 384",
         "  change   RootCert: none -> 2 certificates",
         "  then     412 live leaves keep verifying",
-        "  pruned   the old root, not before 2026-08-01 12:00:00Z",
+        (
+            "  pruned   the old root, not before 2026-08-01 12:00:00Z, and not before its last "
+            "leaf has expired"
+        ),
         "  holding the bundle of before: live leaves accepted, new leaves REFUSED",
         "  WARNING  the new root is not signed by the old one",
+    ]
+    refused = replace(planned, problem_code="busy", problem="not now")
+    assert list(lines(refused)) == [
+        "plan: rotation to another root, REFUSED",
+        "  change   PrivateKeyBits: 256 -> 384",
+        "  change   RootCert: none -> 2 certificates",
         "  REFUSED  busy: not now",
     ]
 
@@ -244,7 +252,10 @@ def test_a_plan_is_told_in_lines() -> None:
         ("nothing to change", "nothing to change"),
         ("aborted", "the rotation was given up; root aa:bb stays active"),
         ("pruned", "root aa:bb is trusted no more; 3 live leaves were cut off"),
-        ("would be pruned", "root aa:bb can be pruned: 3 live leaves would be cut off"),
+        (
+            "would be pruned",
+            "root aa:bb can be pruned with --force only: 3 live leaves would be cut off",
+        ),
         ("would be revoked", "3 live leaves would be revoked\n       2  spiffe://a\n       1  b"),
         ("something new", "something new"),
     ],
@@ -261,6 +272,43 @@ def test_an_outcome_is_told_in_words(told: str, text: str) -> None:
     )
 
     assert "\n".join(outcome(answer)) == text
+
+
+def test_pruning_says_what_goes_with_a_root_what_takes_force_and_one_leaf_of_one() -> None:
+    told = Outcome(
+        outcome="would be pruned",
+        state="INITIALIZED",
+        modify_index=7,
+        ledger_sequence=9,
+        root_id="aa:bb",
+        live_leaves=1,
+        also=("cc:dd",),
+    )
+
+    assert list(outcome(told, force=True)) == [
+        "root aa:bb can be pruned: 1 live leaf would be cut off",
+        "root cc:dd would go with it, as it signed it",
+    ]
+    assert list(outcome(replace(told, outcome="pruned"), force=True)) == [
+        "root aa:bb is trusted no more; 1 live leaf was cut off",
+        "nor is root cc:dd, which signed it",
+    ]
+    assert list(outcome(replace(told, live_leaves=0, also=None))) == [
+        "root aa:bb can be pruned: no live leaf would be cut off"
+    ]
+
+
+def test_a_moment_of_an_answer_is_told_to_the_second_in_utc() -> None:
+    told = Outcome(
+        outcome="rotating",
+        state="RECONFIGURING",
+        modify_index=7,
+        ledger_sequence=9,
+        root_id="aa:bb",
+        activate_at="2026-08-01T14:00:00.123456+02:00",
+    )
+
+    assert next(outcome(told)).endswith("signs from 2026-08-01 12:00:00Z on")
 
 
 def test_of_many_identities_those_with_most_leaves_are_shown() -> None:

@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from services.keys.interface import PrivateKey
 from services.refusals import RefusedError
+from tests.external_ca import given_ca
 from tests.factories import NOW
 from tests.virtual import SUBJECTS, Datacenter, run, trust_anchors
 
@@ -242,7 +243,11 @@ async def test_a_given_root_is_not_made_to_expire_before_its_leaves(dc: Datacent
 
 async def test_what_an_operator_may_not_expect_is_warned_of(dc: Datacenter) -> None:
     weak = await planned(dc, **WEAK, ForceWithoutCrossSigning=True)
-    assert any("the root has path length 0" in text for text in weak["Warnings"])
+    assert any(
+        "the root has path length 0; to sign another root it takes 1 with LeafSigner root and 2 "
+        "with LeafSigner intermediate" in text
+        for text in weak["Warnings"]
+    )
     body = {"Config": {"LeafCertTTL": "1000h"}}
     assert "Warnings" not in await planned(dc, **body)
     await dc.after(timedelta(days=180))
@@ -260,3 +265,25 @@ async def test_a_plan_for_a_command_that_was_carried_out_says_nothing_changes(
 
     assert (await planned(dc, **body))["Effect"] == "nothing"
     assert (await dc.command(SUBJECTS.config_set, **body))["Outcome"] == "done"
+
+
+async def test_a_plan_that_is_refused_promises_nothing(dc: Datacenter) -> None:
+    refused = await planned(dc, Config={"PrivateKeyBits": 384}, ModifyIndex=1)
+
+    assert refused["ProblemCode"] == "conflict"
+    assert refused["Changes"]
+    assert not refused.keys() & {"Effects", "Verifiers", "Warnings", "ActivateAt", "PruneAfter"}
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_below_an_external_root_a_plan_says_who_needs_more_than_that(
+    dc: Datacenter, force: bool
+) -> None:
+    """docs/consul.md: two certificates for one key, and some verifiers look at the first alone."""
+    config = given_ca(number=20, certificates=2, now=NOW).config
+
+    told = await planned(dc, Config=config, ForceWithoutCrossSigning=force)
+
+    assert told["Verifiers"][2]["Holds"] == "the new root with what is above it"
+    warned = [text for text in told["Warnings"] if "trusts only the root above" in text]
+    assert len(warned) == (not force)
