@@ -7,11 +7,14 @@ caller's key store signs it, and `assemble` joins the two.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Final, Literal
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
@@ -24,8 +27,32 @@ CA_BACKDATE: Final = timedelta(hours=1)  # for verifiers whose clocks are behind
 LEAF_BACKDATE: Final = timedelta(minutes=1)  # Consul's CertificateTimeDriftBuffer
 
 
+_UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,  # a curve, say, that cryptography does not know
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
+
 class CertificateError(ValueError):
     """A certificate that we were given is not one that can issue."""
+
+
+@contextmanager
+def reading(problem: str) -> Iterator[None]:
+    """Around what reads a certificate: raises CertificateError for whatever cryptography raises.
+
+    cryptography reads a part of it only when it is asked for, so each may be what is wrong.
+    """
+    try:
+        yield
+    except CertificateError:
+        raise
+    except _UNREADABLE as error:
+        raise CertificateError(f"{problem}: {error}") from error
 
 
 def spki_of(public_key: PublicKey) -> bytes:
@@ -47,7 +74,8 @@ def key_type_and_bits(public_key: PublicKey) -> tuple[KeyType, int]:
 
 def public_key_of(certificate: bytes) -> PublicKey:
     """Return the key that a certificate is for; raises CertificateError for another type."""
-    key = load(certificate).public_key()
+    with reading("unsupported key"):
+        key = load(certificate).public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
         raise CertificateError("unsupported key type")
     return key
@@ -55,10 +83,16 @@ def public_key_of(certificate: bytes) -> PublicKey:
 
 def load(certificate: bytes) -> x509.Certificate:
     """Read a DER certificate; raises CertificateError."""
-    try:
+    with reading("not a certificate"):
         return x509.load_der_x509_certificate(certificate)
-    except ValueError as error:
-        raise CertificateError(f"not a certificate: {error}") from error
+
+
+def check_readable(certificate: x509.Certificate) -> None:
+    """Raise CertificateError unless all of a certificate can be read that is ever asked for."""
+    with reading("a certificate that cannot be read"):
+        _ = certificate.issuer, certificate.subject, list(certificate.extensions)
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        _ = certificate.signature_hash_algorithm, certificate.public_key()
 
 
 def root_id(certificate: bytes) -> str:
@@ -68,14 +102,12 @@ def root_id(certificate: bytes) -> str:
 
 def subject_key_id(certificate: bytes) -> bytes:
     """Return what leaves call their issuer's key; raises CertificateError where it is not said."""
-    try:
+    with reading("no subject key identifier"):
         return (
             load(certificate)
             .extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
             .value.digest
         )
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
-        raise CertificateError(f"no subject key identifier: {error}") from error
 
 
 def end_of_chain(*chain: bytes) -> datetime:
@@ -88,10 +120,8 @@ def path_length(certificate: bytes) -> int | None:
 
     Raises CertificateError where it is no CA.
     """
-    try:
+    with reading("not a CA"):
         constraints = load(certificate).extensions.get_extension_for_class(x509.BasicConstraints)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
-        raise CertificateError(f"not a CA: {error}") from error
     if not constraints.value.ca:
         raise CertificateError("not a CA: its basic constraints say so")
     return constraints.value.path_length

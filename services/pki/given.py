@@ -59,12 +59,12 @@ def read_chain(pem: str) -> tuple[bytes, ...]:
         raise CertificateError("no PEM-encoded data found")
     if begin[1] != "CERTIFICATE":
         raise CertificateError("first PEM-block should be CERTIFICATE type")
-    try:
+    with certificates.reading("not a certificate"):
         chain = x509.load_pem_x509_certificates(pem.encode())
-    except ValueError as error:
-        raise CertificateError(f"not a certificate: {error}") from error
     if len(chain) > CHAIN_MAX:
         raise CertificateError(f"a chain has at most {CHAIN_MAX} certificates, not {len(chain)}")
+    for certificate in chain:
+        certificates.check_readable(certificate)
     return tuple(certificate.public_bytes(serialization.Encoding.DER) for certificate in chain)
 
 

@@ -10,13 +10,13 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from events.log import LedgerError
 from services import error_reply
 from services.keys.interface import KeyStoreError
 from services.nats_access.asker import answer, may_answer, requester_of
 from services.pki.certificates import CertificateError
 from services.refusals import RefusedError
 from services.root_manager.administration import Administration, Asked
+from services.root_manager.attempts import NO_PROVIDERS
 from services.root_manager.tools import Turn
 
 QUEUED_MAX: Final = 64  # commands; who comes after that asks again
@@ -58,7 +58,11 @@ class Hearing:
         self._waiting.clear()
 
     async def carry_out(self, turn: Turn) -> None:
-        """Carry out what waits, in order. Raises LedgerError: what is left waits."""
+        """Carry out what waits, in order.
+
+        Raises NO_PROVIDERS alone, and what is left waits then; the command itself is sent again,
+        and may be decided already. Whatever else it stumbles over ends that one command.
+        """
         while self._waiting:
             key, (asked, replies) = next(iter(self._waiting.items()))
             try:
@@ -68,9 +72,12 @@ class Hearing:
             except (KeyStoreError, CertificateError) as error:
                 log.error("a command failed", subject=asked.subject, error=str(error))  # noqa: TRY400
                 told = error_reply.encode(RefusedError("bad_config", str(error)))
-            except LedgerError:
-                self._waiting.pop(key, None)  # it is sent again, and may be decided already
+            except NO_PROVIDERS:
+                self._waiting.pop(key, None)
                 raise
+            except Exception:
+                log.exception("a command failed", subject=asked.subject)
+                told = error_reply.encode(RefusedError("internal", "internal error"))
             self._waiting.pop(key, None)
             await answer(self._nc, replies, *told)
 

@@ -61,6 +61,8 @@ def read_object(what: str, value: object, known: Mapping[str, Field]) -> dict[st
             read = field.read(member)
         except (ValueError, TypeError) as error:
             raise bad_config(f"{name}: {error}") from error
+        except OverflowError as error:
+            raise bad_config(f"{name}: the number is too large") from error
         if field.attribute is not None:
             values[field.attribute] = read
     return values

@@ -18,6 +18,7 @@ from events.authority import CAConfigured, RotationStarted
 from events.base import Event
 from services.root_manager.hearing import QUEUED_MAX, REPLIES_MAX, Hearing
 from tests.nats import NatsServer
+from tests.unit.services.root_manager.keys import KeysInMemory
 from tests.virtual import SUBJECTS, Datacenter, run
 
 BODY = 256 * 1024
@@ -237,6 +238,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("config_set", {"Config": {"LeafCertTTL": {"x": 1}}}, "LeafCertTTL: "),
     ("config_set", {"Config": {"CSRMaxPerSecond": "nan"}}, "CSRMaxPerSecond: "),
     ("config_set", {"Config": {"PrivateKeyBits": 1e400}}, ""),
+    ("config_set", {"Config": {"CSRMaxPerSecond": 10**400}}, "CSRMaxPerSecond: the number is too"),
+    ("config_plan", {"Config": {"LeafCertTTL": -(10**400)}}, "LeafCertTTL: the number is too"),
+    ("config_plan", {"WaitSeconds": 10**400}, "WaitSeconds: the number is too large"),
     ("config_set", {"Config": {"PrivateKeyBits": "9" * 5000}}, "PrivateKeyBits: "),
     ("config_set", {"Config": {"RootCert": "x" * 10_000}}, "must provide a private key"),
     ("config_set", {"Config": {"PrivateKey": "-----BEGIN EC PRIVATE KEY-----"}}, "cannot be"),
@@ -266,6 +270,29 @@ async def test_a_command_of_wrong_values_is_told_which(heard: Heard) -> None:
         assert text in error["message"], (body, error)
 
     assert await heard.dc.ledger.last_sequence() == before
+
+
+class Broken(KeysInMemory):
+    """Root keys of a driver with a fault of its own."""
+
+    async def sign(self, key_id: str, message: bytes) -> bytes:
+        raise RuntimeError(f"{key_id}: not of this world")
+
+
+async def test_what_nobody_expects_ends_one_command_and_no_leadership(heard: Heard) -> None:
+    """It does not come again from the queue either."""
+    heard.dc.root_keys = Broken("root", clock=heard.dc.clock)
+    await heard.dc.new_leader("b")
+    await heard.listen()
+
+    [broken, good] = await heard.told_all(
+        [(SUBJECTS.rotation_start, {}), (SUBJECTS.config_set, {"Config": {"LeafCertTTL": "9h"}})]
+    )
+
+    assert broken == {"error": {"code": "internal", "message": "internal error"}}
+    assert good["Outcome"] == "configured"
+    await heard.carry_out()
+    assert await heard.count(RotationStarted) == 0
 
 
 async def test_what_is_larger_than_a_message_never_arrives(heard: Heard) -> None:

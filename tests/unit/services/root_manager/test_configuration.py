@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,11 +20,12 @@ from projections.authority import AuthorityState
 from services.config import ConfigError, InitialSection
 from services.keys.interface import PrivateKey
 from services.outcomes import KEY_REFERENCE
-from services.pki import certificates, sans
+from services.pki import certificates, pem, sans
 from services.refusals import RefusedError
 from services.root_manager import configuration
-from services.root_manager.configuration import Wanted
+from services.root_manager.configuration import _TOP, Wanted
 from services.root_manager.configuration_keys import CONFIG
+from tests.external_ca import given_ca
 from tests.factories import NOW
 from tests.unit.services.root_manager.keys import made
 
@@ -255,19 +257,103 @@ def test_a_body_that_is_too_large_is_not_read() -> None:
 
 
 _JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(10**400), 2**63, "9" * 400, "1e400"])
+    | st.floats()
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
     max_leaves=8,
 )
 _NAMES = [*CONFIG, "DNS", "IP", "Service"]
 
 
-@given(st.dictionaries(st.sampled_from(_NAMES), _JSON, max_size=4), _JSON)
-def test_whatever_is_sent_is_read_or_refused(fields: dict[str, Any], other: Any) -> None:
-    for body in ({"Config": fields}, {"Config": {"SANs": fields}}, {"WaitSeconds": other}):
+@given(
+    st.dictionaries(st.sampled_from(_NAMES), _JSON, max_size=4),
+    st.dictionaries(st.sampled_from([*_TOP]), _JSON, max_size=4),
+)
+def test_whatever_is_sent_is_read_or_refused(fields: dict[str, Any], top: dict[str, Any]) -> None:
+    for body in ({"Config": fields}, {"Config": {"SANs": fields}}, top):
         with suppress(RefusedError):
-            wanted = configuration.read(msgspec.json.encode(body), current=None, now=NOW)
+            wanted = configuration.read(json.dumps(body).encode(), current=None, now=NOW)
             assert msgspec.convert(msgspec.to_builtins(wanted.config), CAConfig) == wanted.config
+
+
+@pytest.mark.parametrize("name", [*CONFIG, *_TOP])
+@pytest.mark.parametrize("number", [b"9" * 400, b"-" + b"9" * 400, b"9" * 5_000, b"1e400"])
+def test_no_number_is_too_large_to_be_refused(name: str, number: bytes) -> None:
+    member = b'{"%s": %s}' % (name.encode(), number)
+    body = b'{"Config": ' + member + b"}" if name in CONFIG else member
+    expected = {"RotationPeriod", "CreateIndex"}  # whatever is there has no meaning
+
+    with suppress(RefusedError) if name in expected else pytest.raises(RefusedError):
+        configuration.read(body, current=None, now=NOW)
+
+
+_GIVEN = given_ca(certificates=2)
+_CHANGES = st.lists(st.tuples(st.integers(0, 2_000), st.integers(0, 7)), min_size=1, max_size=3)
+
+
+def _flipped(der: bytes, changes: list[tuple[int, int]]) -> bytes:
+    changed = bytearray(der)
+    for place, bit in changes:
+        changed[place % len(changed)] ^= 1 << bit
+    return bytes(changed)
+
+
+def _set(*chain: bytes) -> None:
+    told = {**_GIVEN.config, "RootCert": "".join(map(pem.encode, chain))}
+    with suppress(RefusedError):
+        read({"Config": told})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of cryptography, about what it reads
+@given(_CHANGES, st.sampled_from([0, 1]))
+def test_a_chain_with_flipped_bits_is_read_or_refused(
+    changes: list[tuple[int, int]], place: int
+) -> None:
+    chain = list(_GIVEN.chain)
+    chain[place] = _flipped(chain[place], changes)
+
+    _set(*chain)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@given(_CHANGES)
+def test_a_wrong_certificate_that_is_well_signed_is_read_or_refused(
+    changes: list[tuple[int, int]],
+) -> None:
+    """Its signature tells nobody: an operator's own tool may have made it."""
+    key = _GIVEN.key
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    tbs = _flipped(x509.load_der_x509_certificate(_GIVEN.chain[0]).tbs_certificate_bytes, changes)
+    signature = key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+
+    _set(certificates.assemble(tbs, signature, "ec"), *_GIVEN.chain[1:])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("06082a8648ce3d030107", "06082a8648ce3d030106"),  # another curve (X9.62 prime239v3)
+        ("06072a8648ce3d0201", "06072a8648ce3d0207"),  # of a key that nobody knows
+        ("a003020102", "a003020104"),  # version 5
+        ("0603551d0e", "0603551d13"),  # basic constraints twice
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_certificate_that_cryptography_does_not_read_is_refused(
+    before: str, after: str, place: int
+) -> None:
+    chain = [der.hex() for der in _GIVEN.chain]
+    assert before in chain[place]
+    chain[place] = chain[place].replace(before, after, 1)
+    told = "".join(pem.encode(bytes.fromhex(one)) for one in chain)
+
+    message = refused({"Config": {**_GIVEN.config, "RootCert": told}})
+
+    assert message.startswith(("a certificate that cannot be read: ", "not a certificate: "))
 
 
 def test_a_first_configuration_comes_from_a_file(tmp_path: Any) -> None:
