@@ -20,11 +20,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from services.keys.interface import PrivateKey
 from services.pki import certificates
 from services.pki.certificates import CertificateError
+from services.wording import moment
 
 CHAIN_MAX: Final = 8
 
 _KEY_BLOCKS: Final = {"EC PRIVATE KEY", "RSA PRIVATE KEY", "PRIVATE KEY"}
 _BLOCK: Final = re.compile(r"-----BEGIN ([^\r\n-]+)-----")
+_LOCKED: Final = "4,ENCRYPTED"  # RFC 1421, 4.6.1.1: how OpenSSL's own form of it begins
 _STRONG: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 
@@ -36,11 +38,13 @@ def read_key(pem: str) -> PrivateKey:
     if (begin := _BLOCK.search(pem)) is None:
         raise CertificateError("no PEM-encoded data found")
     if begin[1] not in _KEY_BLOCKS:
-        raise CertificateError(f"unknown PEM block type for signing key: {begin[1][:40]}")
+        first = "; decrypt it first (openssl pkey)" if "ENCRYPTED" in begin[1] else ""
+        raise CertificateError(f"unknown PEM block type for signing key: {begin[1][:40]}{first}")
     try:
         key = serialization.load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise CertificateError("the private key cannot be read: is it encrypted?") from None
+        why = "it is encrypted: decrypt it first (openssl pkey)" if _LOCKED in pem else "damaged?"
+        raise CertificateError(f"the private key cannot be read: {why}") from None
     match key:
         case ec.EllipticCurvePrivateKey(curve=ec.SECP256R1() | ec.SECP384R1()):
             return key
@@ -81,28 +85,46 @@ def check_root(
     if certificates.key_id(certificates.public_key_of(chain[0])) != certificates.key_id(
         key.public_key()
     ):
-        raise CertificateError("the private key is not the root certificate's")
-    _check_signs(root, chain[0], cas_below)
+        raise CertificateError(
+            "the private key is not the root certificate's (the root's own is the first of the "
+            "chain, then comes what is above it)"
+            if len(chain) > 1
+            else "the private key is not the root certificate's"
+        )
+    _check_path_lengths(chain, cas_below)
+    _check_signs(root, chain[0])
     if not now < root.not_valid_after_utc:
         raise CertificateError(
-            f"root expired: certificate expired, expiration date: {root.not_valid_after_utc}"
+            "root expired: certificate expired, expiration date: "
+            f"{moment(root.not_valid_after_utc)}"
         )
     if root.not_valid_before_utc > now:
-        raise CertificateError(f"the root is not valid before {root.not_valid_before_utc}")
+        raise CertificateError(f"the root is not valid before {moment(root.not_valid_before_utc)}")
     loaded = [certificates.load(certificate) for certificate in chain]
     if (end := min(one.not_valid_after_utc for one in loaded)) < until:
-        raise CertificateError(f"the root, or one above it, expires at {end}, before its leaves do")
+        raise CertificateError(
+            f"the root, or one above it, expires at {moment(end)}, before its leaves do"
+        )
     _check_order(loaded)
 
 
-def _check_signs(root: x509.Certificate, der: bytes, cas_below: int) -> None:
-    """Raise CertificateError unless a certificate is a CA that may sign so many CAs, and lists."""
-    length = certificates.path_length(der)
-    if length is not None and length < cas_below:
+def _check_path_lengths(chain: Sequence[bytes], cas_below: int) -> None:
+    """Raise CertificateError unless all of a chain are CAs that allow so many CAs below it."""
+    allowed = certificates.cas_allowed_below(chain)
+    if allowed is None or allowed >= cas_below:
+        return
+    if allowed < 0:
         raise CertificateError(
-            f"the root's path length is {length}: no intermediate may stand below it "
-            "(set LeafSigner to root)"
+            "the chain is longer than a path length in it allows: no verifier would take the root"
         )
+    raise CertificateError(
+        f"the root's path length is {allowed}, or one above it allows no more: no intermediate may "
+        "stand below it (set LeafSigner to root)"
+    )
+
+
+def _check_signs(root: x509.Certificate, der: bytes) -> None:
+    """Raise CertificateError unless a certificate is a CA that may sign certificates, and lists."""
     certificates.subject_key_id(der)
     if not 0 < root.serial_number < 1 << 160:
         raise CertificateError("the root's serial number is not one of RFC 5280, 4.1.2.2")
@@ -128,11 +150,10 @@ def _check_order(chain: Sequence[x509.Certificate]) -> None:
                     "other for a trust anchor"
                 ) from error
             raise CertificateError(
-                f"certificate {place + 1} of the chain is not signed by the next one"
+                f"certificate {place + 1} of the chain is not signed by the next one (the root is "
+                "the first, then comes what is above it)"
             ) from error
         if lower is not upper and not isinstance(lower.signature_hash_algorithm, _STRONG):
             raise CertificateError(
                 f"certificate {place + 1} of the chain is signed with a weak hash"
             )
-    for certificate in chain[1:]:
-        certificates.path_length(certificate.public_bytes(serialization.Encoding.DER))

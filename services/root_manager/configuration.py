@@ -6,7 +6,8 @@ is not known is refused: with a misspelt one its default would count, and nobody
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,12 +18,13 @@ from msgspec.structs import asdict
 from events.authority import CAConfig
 from events.base import REQUEST_ID
 from projections.authority import AuthorityState
+from services import once_json
 from services.config import ConfigError, InitialSection
 from services.keys.interface import PrivateKey
 from services.outcomes import KEY_REFERENCE, Configuration
 from services.pki import certificates, given, pem, sans
 from services.pki.certificates import CertificateError
-from services.refusals import RefusedError
+from services.refusals import RefusedError, clip
 from services.root_manager.configuration_keys import CONFIG, KEY_BITS
 from services.root_manager.lenient import (
     Field,
@@ -64,10 +66,10 @@ def read(body: bytes, *, current: CAConfig | None, now: datetime) -> Wanted:
     if len(body) > BODY_BYTES_MAX:
         raise RefusedError("too_large", f"a configuration has at most {BODY_BYTES_MAX} bytes")
     try:
-        decoded = msgspec.json.decode(body or b"{}")
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise RefusedError("malformed", f"Request decode failed: {error}") from error
-    top = read_object("the configuration", decoded, _TOP)
+        decoded = once_json.decode(body or b"{}")
+    except ValueError as error:
+        raise RefusedError("malformed", clip(f"Request decode failed: {error}")) from error
+    top = read_object("the configuration", decoded, _TOP, elsewhere={"Config": CONFIG})
     fields = read_object("Config", top.pop("Config", {}), CONFIG)
     config, private_key = _config(fields, current, now)
     return Wanted(config=config, private_key=private_key, **top)
@@ -126,11 +128,10 @@ def _config(
     chain_text = fields.pop("root_cert", "")
     if chain_text and not key_text:
         raise bad_config("must provide a private key when providing a root cert")
-    try:
+    with _naming("RootCert"):
         chain = given.read_chain(chain_text) if chain_text else ()
+    with _naming("PrivateKey"):
         private_key, key_id = _given_key(key_text, chain, current)
-    except CertificateError as error:
-        raise bad_config(str(error)) from error
     if private_key is not None:
         fields = _of_key(fields, private_key)
     elif key_id is not None and current is not None:
@@ -150,6 +151,15 @@ def _config(
     if private_key is not None and chain:
         _check_root(config, private_key, now)
     return config, private_key
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Tell what is wrong with the value of a key with its name."""
+    try:
+        yield
+    except CertificateError as error:
+        raise bad_config(f"{key}: {error}") from error
 
 
 def _given_key(
@@ -227,7 +237,7 @@ def _check_key(config: CAConfig) -> None:
         case "ec", _:
             raise bad_config("EC key length must be one of (224, 256, 384, 521) bits")
         case _:
-            raise bad_config("RSA key length must be 2048 or 4096 bits")
+            raise bad_config("RSA key length must be 2048, 3072 or 4096 bits")
 
 
 def _check_root(config: CAConfig, key: PrivateKey, now: datetime) -> None:

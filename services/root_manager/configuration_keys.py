@@ -49,17 +49,21 @@ def _leaf_signer(value: object) -> str:
 def _read_sans(value: object) -> SanPolicy:
     """Read what leaves may carry; a kind that is not named keeps its default."""
     kinds = read_object(
-        "SANs", value, {kind.title(): Field(kind, _names) for kind in IDENTITY_KINDS}
+        "SANs", value, {kind.title(): Field(kind, _reader(kind)) for kind in IDENTITY_KINDS}
     )
     return replace(sans.DEFAULT, **kinds)
 
 
-def _names(value: object) -> AllowedNames:
+def _reader(kind: str) -> Callable[[object], AllowedNames]:
+    return lambda value: _names(f"SANs.{kind.title()}", value)
+
+
+def _names(what: str, value: object) -> AllowedNames:
     fields = {
         "DNS": Field("dns", lambda names: _each(names, sans.check_pattern)),
         "IP": Field("ip", lambda networks: _each(networks, sans.check_network)),
     }
-    return AllowedNames(**read_object("SANs", value, fields))
+    return AllowedNames(**read_object(what, value, fields, path=f"{what}."))
 
 
 def _each(value: object, check: Callable[[str], str]) -> tuple[str, ...]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import durationpy
@@ -22,7 +24,7 @@ from services.refusals import RefusedError, clip
 
 _DURATION: Final = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h))+|[+-]?0")
 _NANOSECONDS: Final = 1_000_000_000
-_DIGITS_MAX: Final = 20
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,18 @@ class Field:
     show: Callable[[Any], Any] | None = None
 
 
-def read_object(what: str, value: object, known: Mapping[str, Field]) -> dict[str, Any]:
+def read_object(
+    what: str,
+    value: object,
+    known: Mapping[str, Field],
+    *,
+    path: str = "",
+    elsewhere: Mapping[str, Iterable[str]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Read an object: attributes and values, without those that are null.
+
+    `path`: what stands before its keys' names in a refusal. `elsewhere`: keys that belong into an
+    object below this one, by the name of that.
 
     Names are compared as Consul's decoder does it: whatever their case, with or without
     underscores. A name that is not known is refused, with the nearest one that is.
@@ -48,9 +60,9 @@ def read_object(what: str, value: object, known: Mapping[str, Field]) -> dict[st
     for spelt, member in value.items():
         name = names.get(plain(spelt))
         if name is None:
-            near = difflib.get_close_matches(plain(spelt), names, n=1)
-            hint = f": did you mean {names[near[0]]!r}?" if near else ""
-            raise bad_config(f"{what}: there is no key {spelt[:80]!r}{hint}")
+            raise bad_config(
+                f"{what}: there is no key {spelt[:80]!r}{_meant(spelt, names, elsewhere)}"
+            )
         if name in seen:
             raise bad_config(f"{what}: {name!r} is given twice")
         seen.add(name)
@@ -60,12 +72,21 @@ def read_object(what: str, value: object, known: Mapping[str, Field]) -> dict[st
         try:
             read = field.read(member)
         except (ValueError, TypeError) as error:
-            raise bad_config(f"{name}: {error}") from error
+            raise bad_config(f"{path}{name}: {error}") from error
         except OverflowError as error:
-            raise bad_config(f"{name}: the number is too large") from error
+            raise bad_config(f"{path}{name}: the number is too large") from error
         if field.attribute is not None:
             values[field.attribute] = read
     return values
+
+
+def _meant(spelt: str, names: Mapping[str, str], elsewhere: Mapping[str, Iterable[str]]) -> str:
+    """Say which key may have been meant, where that can be guessed."""
+    for place, others in elsewhere.items():
+        if plain(spelt) in map(plain, others):
+            return f": it belongs in {place}"
+    near = difflib.get_close_matches(plain(spelt), names, n=1)
+    return f": did you mean {names[near[0]]!r}?" if near else ""
 
 
 def as_duration(value: object) -> int:
@@ -80,7 +101,12 @@ def as_duration(value: object) -> int:
         except (durationpy.DurationError, OverflowError):
             seconds = math.inf
     else:
-        seconds = as_whole(value) / _NANOSECONDS
+        number = as_whole(value)
+        if 0 < number < _NANOSECONDS:
+            raise ValueError(
+                f'{number} means nanoseconds, as in Go: write a text with its unit, like "24h"'
+            )
+        seconds = number / _NANOSECONDS
     if not 1 <= seconds <= LIFE_SECONDS_MAX or seconds != int(seconds):
         raise ValueError("certificates live for whole seconds, from 1 to those of 100 years")
     return int(seconds)
@@ -97,7 +123,7 @@ def as_text(value: object) -> str:
 
 def as_whole(value: object) -> int:
     """Read a whole number, also one in a text."""
-    if isinstance(value, str) and len(value) < _DIGITS_MAX:
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
         raise TypeError("a whole number was expected")
@@ -114,7 +140,9 @@ def as_count(value: object) -> int:
 
 def as_number(value: object) -> float:
     """Read a finite number, also one in a text."""
-    number = float(value) if isinstance(value, str | int | float) else math.nan
+    number = math.nan
+    with suppress(ValueError):
+        number = float(value) if isinstance(value, str | int | float) else math.nan
     if isinstance(value, bool) or not math.isfinite(number):
         raise TypeError("a number was expected")
     return number

@@ -15,6 +15,7 @@ from services.keys.interface import PrivateKey
 from services.pki import given
 from services.pki.certificates import CertificateError
 from tests.factories import NOW
+from tests.verifiers import Chain, openssl
 
 LEAVES_END = NOW + timedelta(hours=72)
 
@@ -63,6 +64,8 @@ def certificate(
             ),
             True,
         )
+    by_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    builder = builder.add_extension(by_key, False)
     if ski:
         identifier = x509.SubjectKeyIdentifier.from_public_key(subject_key.public_key())
         builder = builder.add_extension(identifier, False)
@@ -99,6 +102,51 @@ def test_a_ca_that_allows_no_intermediate_can_only_sign_leaves_itself() -> None:
     check(root, key=mine, cas_below=0)
     with pytest.raises(CertificateError, match="set LeafSigner to root"):
         check(root, key=mine)
+
+
+@pytest.mark.parametrize("cas_below", [0, 1])
+@pytest.mark.parametrize(
+    "lengths",  # the anchor's first
+    [
+        (0,),
+        (1,),
+        (1, None),
+        (2, None),
+        (0, None),
+        (None, 0),
+        (None, 1, None),
+        (None, 2, None),
+        (2, None, None),
+        (3, None, None),
+        (1, None, None),
+        (None, None, None),
+    ],
+)
+def test_a_chain_is_taken_if_openssl_takes_leaves_below_it(
+    lengths: tuple[int | None, ...], cas_below: int
+) -> None:
+    """Every path length above counts, and not the CA's own alone (RFC 5280, 4.2.1.9)."""
+    chain, signer = (), (keys := [key()])[0]
+    for place, length in enumerate(lengths):
+        signer = keys[max(place - 1, 0)]
+        by = (signer, f"CA {max(place - 1, 0)}")
+        chain = (certificate(keys[-1], by=by, name=f"CA {place}", path_length=length), *chain)
+        keys.append(key())
+    *_, mine, below = keys
+    shown, issuer = chain[:-1], (mine, f"CA {len(lengths) - 1}")
+    if cas_below:
+        shown = (certificate(below, by=issuer, name="intermediate", path_length=0), *shown)
+        issuer = (below, "intermediate")
+    leaf = certificate(key(), by=issuer, name="leaf", ca=False, usage=False)
+
+    verdict = openssl(Chain(leaf=leaf, intermediates=shown, roots=chain[-1:]), at=NOW)
+    try:
+        check(*chain, key=mine, cas_below=cas_below)
+    except CertificateError as refused:
+        assert not verdict, "it is refused although OpenSSL takes it"
+        assert "path length" in str(refused)
+    else:
+        assert verdict, verdict.text
 
 
 @pytest.mark.parametrize(
@@ -144,6 +192,15 @@ def test_a_chain_must_be_in_order_strong_and_valid_for_long_enough() -> None:
         check(below, ends_soon, key=mine)
 
 
+def test_a_chain_in_the_wrong_order_is_told_which_comes_first() -> None:
+    anchor, mine = key(), key()
+    top = certificate(anchor, name="anchor")
+    below = certificate(mine, by=(anchor, "anchor"))
+
+    with pytest.raises(CertificateError, match="the root's own is the first"):
+        check(top, below, key=mine)
+
+
 def pem(key: PrivateKey | ed25519.Ed25519PrivateKey, password: bytes | None = None) -> str:
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if password is not None:
@@ -151,6 +208,17 @@ def pem(key: PrivateKey | ed25519.Ed25519PrivateKey, password: bytes | None = No
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     ).decode()
+
+
+LOCKED = (
+    key()
+    .private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    .decode()
+)
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1()])
@@ -173,7 +241,8 @@ def test_keys_of_elliptic_curves_are_read_in_both_forms(
     [
         ("", "no PEM-encoded data found"),
         ("-----BEGIN CERTIFICATE-----", "unknown PEM block type for signing key: CERTIFICATE"),
-        (pem(key(), b"secret"), "unknown PEM block type for signing key: ENCRYPTED PRIVATE KEY"),
+        (pem(key(), b"secret"), "signing key: ENCRYPTED PRIVATE KEY; decrypt it first"),
+        (LOCKED, "cannot be read: it is encrypted: decrypt it first"),
         ("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----", "cannot be read"),
         (pem(ec.generate_private_key(ec.SECP521R1())), "no CA key may be of this kind"),
         (pem(ed25519.Ed25519PrivateKey.generate()), "no CA key may be of this kind"),

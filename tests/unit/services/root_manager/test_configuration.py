@@ -101,6 +101,40 @@ def test_a_key_that_is_written_twice_is_refused() -> None:
     assert "'LeafCertTTL' is given twice" in refused(twice)
 
 
+def test_a_key_that_is_said_twice_in_the_same_spelling_is_refused_too() -> None:
+    body = b'{"Config": {"LeafCertTTL": "24h", "LeafCertTTL": "48h"}}'
+
+    with pytest.raises(RefusedError, match="'LeafCertTTL' is given twice") as error:
+        configuration.read(body, current=None, now=NOW)
+
+    assert error.value.code == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"LeafCertTTL": "24h"}, "there is no key 'LeafCertTTL': it belongs in Config"),
+        ({"leaf_cert_ttl": "24h"}, "there is no key 'leaf_cert_ttl': it belongs in Config"),
+        (
+            {"Config": {"LeafCertTTL": 24}},
+            'LeafCertTTL: 24 means nanoseconds, as in Go: write a text with its unit, like "24h"',
+        ),
+        ({"Config": {"CSRMaxPerSecond": "many"}}, "CSRMaxPerSecond: a number was expected"),
+        ({"Config": {"CSRMaxConcurrent": "many"}}, "CSRMaxConcurrent: a whole number was expected"),
+        (
+            {"Config": {"SANs": {"Service": {"DNS": "a.example"}}}},
+            "SANs.Service.DNS: a list was expected",
+        ),
+        (
+            {"Config": {"SANs": {"Agent": {"IPs": []}}}},
+            "SANs.Agent: there is no key 'IPs': did you mean 'IP'?",
+        ),
+    ],
+)
+def test_a_refusal_says_what_to_write_instead(body: dict[str, object], text: str) -> None:
+    assert text in refused(body)
+
+
 def test_rotation_period_is_taken_and_has_no_meaning() -> None:
     assert config(RotationPeriod="2160h") == config()
 
@@ -142,10 +176,10 @@ def test_numbers_may_stand_in_texts() -> None:
         ),
         (
             {"PrivateKeyType": "rsa", "PrivateKeyBits": 1024},
-            "RSA key length must be 2048 or 4096 bits",
+            "RSA key length must be 2048, 3072 or 4096 bits",
         ),
         ({"RootCert": "x"}, "must provide a private key when providing a root cert"),
-        ({"PrivateKey": "x"}, "no PEM-encoded data found"),
+        ({"PrivateKey": "x"}, "PrivateKey: no PEM-encoded data found"),
     ],
 )
 def test_ranges_and_texts_are_consuls(fields: dict[str, object], text: str) -> None:
@@ -353,7 +387,9 @@ def test_a_certificate_that_cryptography_does_not_read_is_refused(
 
     message = refused({"Config": {**_GIVEN.config, "RootCert": told}})
 
-    assert message.startswith(("a certificate that cannot be read: ", "not a certificate: "))
+    assert message.startswith(
+        ("RootCert: a certificate that cannot be read: ", "RootCert: not a certificate: ")
+    )
 
 
 def test_a_first_configuration_comes_from_a_file(tmp_path: Any) -> None:
