@@ -15,7 +15,7 @@ from cryptography.x509 import verification
 
 from events.base import utc
 from events.leaves import LeafIssued
-from projections.authority import AuthorityState
+from projections.authority import AuthorityState, Issuer
 
 LeafCheck = Literal["leaf_fields", "leaf_signature", "leaf_chain"]
 
@@ -33,11 +33,11 @@ class LeafVerifier:
         """Yield what is wrong with a leaf that was issued in this state (about 300 us)."""
         try:
             certificate = x509.load_der_x509_certificate(leaf.certificate)
-            yield from _fields(leaf, certificate)
+            issuer = state.issuers.get(leaf.issuer_key_id)
+            yield from _fields(leaf, certificate, self._key_named_by(issuer, leaf))
         except (ValueError, OverflowError, UnsupportedAlgorithm) as error:
             yield "leaf_fields", f"its certificate cannot be read: {error}"
             return
-        issuer = state.issuers.get(leaf.issuer_key_id)
         if issuer is None:
             yield "leaf_chain", f"its issuer {leaf.issuer_key_id} is not known"
             return
@@ -54,6 +54,15 @@ class LeafVerifier:
             self._verify(certificate, [self._issuer(der) for der in issuer.chain], state)
         except (ValueError, UnsupportedAlgorithm, verification.VerificationError) as error:
             yield "leaf_chain", f"does not verify against the bundle of its time: {error}"
+
+    def _key_named_by(self, issuer: Issuer | None, leaf: LeafIssued) -> str | None:
+        """Return how a leaf has to name its issuer's key.
+
+        A root that was given may name its key otherwise than we do (RFC 5280, 4.2.1.2).
+        """
+        if issuer is None:
+            return leaf.issuer_key_id
+        return _subject_key(self._issuer(issuer.certificate).extensions) or leaf.issuer_key_id
 
     def _verify(
         self, leaf: x509.Certificate, chain: list[x509.Certificate], state: AuthorityState
@@ -101,13 +110,15 @@ def _signed(leaf: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _fields(leaf: LeafIssued, certificate: x509.Certificate) -> Iterator[tuple[LeafCheck, str]]:
+def _fields(
+    leaf: LeafIssued, certificate: x509.Certificate, issuer_named: str | None
+) -> Iterator[tuple[LeafCheck, str]]:
     extensions = certificate.extensions
     said = {
         "serial": leaf.serial,
         "key id": leaf.key_id,
         "public key": leaf.key_id,
-        "issuer's key id": leaf.issuer_key_id,
+        "issuer's key id": issuer_named,
         "names": [
             *(f"DNS:{name}" for name in leaf.dns),
             *(f"IP:{address}" for address in leaf.ip),
