@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -12,6 +12,11 @@ from cryptography.hazmat.primitives import hashes
 from events.base import Struct
 from events.revocation import RevocationReason
 from services.pki import certificates
+
+AROUND_BYTES: Final = 256  # at most: versions, algorithms, numbers, times and headers of a list
+SERIAL_BITS_MAX: Final = 159  # of 20 octets; the first bit is the sign
+REASON_BYTES: Final = 14  # of an entry's extensions, where the reason is the only one
+GENERALIZED_FROM: Final = 2050  # UTCTime before that year (RFC 5280, 5.1.2.6)
 
 
 class Entry(Struct):
@@ -61,6 +66,32 @@ def tbs(
     for entry in sorted(entries, key=lambda entry: (entry.at, entry.serial)):
         builder = builder.add_revoked_certificate(_revoked(entry))
     return builder.sign(certificates.throw_away_key(key_type), hashes.SHA256()).tbs_certlist_bytes
+
+
+def is_serial(number: int) -> bool:
+    """Say whether it can be on a list: at most 20 octets, and above 0 (RFC 5280, 4.1.2.2).
+
+    A signer that lies can write others into the ledger: they must not stop the list.
+    """
+    return 0 < number < 1 << SERIAL_BITS_MAX
+
+
+def bytes_most(issuer: bytes, entries: Iterable[Entry]) -> int:
+    """Return how long (bytes of DER) a list may get, before it is signed: some bytes too many.
+
+    Each entry is counted exactly. What is around them is the name and the key id of `issuer`, a DER
+    certificate, and a signature by its key, which is as long as the key: less than the certificate;
+    and then numbers and times.
+    """
+    return len(issuer) + AROUND_BYTES + sum(map(entry_bytes, entries))
+
+
+def entry_bytes(entry: Entry) -> int:
+    """Return how long (bytes of DER) an entry is (RFC 5280, 5.1)."""
+    serial = 2 + entry.serial.bit_length() // 8 + 1
+    at = 2 + (len("YYMMDDHHMMSSZ") if entry.at.year < GENERALIZED_FROM else len("YYYYMMDDHHMMSSZ"))
+    reason = 0 if entry.reason == "unspecified" else REASON_BYTES
+    return 2 + serial + at + reason
 
 
 def assemble(tbs_list: bytes, signature: bytes, issuer: bytes) -> bytes:

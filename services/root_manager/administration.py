@@ -279,16 +279,17 @@ class Administration:
     async def _revoke(self, turn: Turn, asked: Asked) -> Outcome:
         """Revoke leaves, and have the lists that say so issued before it is answered."""
         command = _read(asked.body, _Revoke)
-        manager = self._manager
+        manager, details = self._manager, dict[str, Any]()
         if not self._is_done(command.request_id, repeated.revoked(command.leaves)):
             leaves = await manager.revocations.find(command.leaves)
             found = counted(leaves)
+            details = {"live_leaves": found.leaves, "identities": found.identities}
+            manager.crls.check_room(leaves, command.reason)
             if command.dry_run:
-                return self._outcome(
-                    "would be revoked", live_leaves=found.leaves, identities=found.identities
-                )
+                return self._outcome("would be revoked", **details)
             if not leaves:
-                return self._outcome("nothing to revoke", live_leaves=0)
+                missing = manager.crls.missing() or None
+                return self._outcome("nothing to revoke", live_leaves=0, lists_missing=missing)
             await manager.revocations.revoke(
                 turn,
                 command.leaves,
@@ -297,15 +298,9 @@ class Administration:
                 request_id=command.request_id,
                 requester=asked.requester,
             )
-            details: dict[str, Any] = {
-                "live_leaves": found.leaves,
-                "identities": found.identities,
-            }
-        else:
-            details = {}
-        await manager.crls.issue(turn)
+        await manager.crls.issue(turn, at_once=True)
         await manager.reissues.tell()
-        return self._outcome("revoked", **details)
+        return self._outcome("revoked", lists_missing=manager.crls.missing() or None, **details)
 
     def _is_done(self, request_id: str | None, led_to: LedTo) -> bool:
         return is_done(self._tools.state, request_id, led_to)

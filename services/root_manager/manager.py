@@ -53,7 +53,7 @@ class CaManager:
         self.rotations = Rotations(tools)
         self.renewals = Renewals(tools)
         self.pruning = Pruning(tools)
-        self.crls = Crls(tools)
+        self.crls = Crls(tools, self.attempts)
         self.revocations = Revocations(tools)
         self.reissues = Reissues(tools, tell_reissue)
         self.initialising = False

@@ -60,6 +60,10 @@ class KeysInMemory:
         if (held := self._keys.get(key.key_id)) is not None and held[1] == key:
             del self._keys[key.key_id]
 
+    def private(self, key_id: str) -> PrivateKey:
+        """Return a key itself; raises KeyNotFoundError."""
+        return self._find(key_id)
+
     async def stored(self) -> list[StoredKey]:
         return [stored for _, stored in self._keys.values()]
 
