@@ -110,14 +110,7 @@ def revoke(
     answer = run(
         _revoke(target, chosen, identity, why, timeout, request_id, dry_run=dry_run, yes=yes)
     )
-    if json:
-        print(answer.decode())
-        return
-    from services.cli.administering import read
-    from services.cli.ca_plan import outcome
-    from services.outcomes import Outcome
-
-    print("\n".join(outcome(read(answer, Outcome))))
+    tell(answer, json=json)
 
 
 def crl(
@@ -160,6 +153,22 @@ def crl(
         say(
             f"{one.issuer} {one.issuer_key_id}: number {one.number}, {one.revoked} revoked, "
             f"until {one.next_update:%Y-%m-%d %H:%M:%SZ}"
+        )
+
+
+def tell(answer: bytes, *, json: bool) -> None:
+    """Say what a revocation came to; raises CliError where a list does not say so yet."""
+    from services.cli.administering import read
+    from services.cli.ca_plan import outcome
+    from services.outcomes import Outcome
+
+    came_to = read(answer, Outcome)
+    print(answer.decode() if json else "\n".join(outcome(came_to)))
+    if missing := came_to.lists_missing:
+        raise CliError(
+            "it is recorded for good, but who reads the lists accepts them still: no list could be "
+            f"issued by {', '.join(missing)}; it is tried again, `caledger status` says what fails",
+            Exit.FAULT,
         )
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
@@ -15,7 +16,7 @@ from services.administration_client import overridden
 from services.cli.administering import read_configuration, says
 from services.cli.app import app
 from services.cli.ca_plan import lines, outcome
-from services.cli.ca_revocation import between, moment, reason_of, spiffe_id
+from services.cli.ca_revocation import between, moment, reason_of, spiffe_id, tell
 from services.cli.common import CliError, Exit
 from services.outcomes import Change, Outcome, Planned, Verifier
 from services.pki.spiffe import SpiffeIdError
@@ -324,3 +325,24 @@ def test_of_many_identities_those_with_most_leaves_are_shown() -> None:
     told = list(outcome(answer))
     assert len(told) == 12
     assert told[-1].strip() == "and 2 more identities, at least"
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_revocation_that_is_on_no_list_yet_fails(
+    capsys: pytest.CaptureFixture[str], *, json: bool
+) -> None:
+    answer = Outcome(
+        outcome="revoked", state="INITIALIZED", modify_index=7, ledger_sequence=9, live_leaves=2
+    )
+    tell(msgspec.json.encode(answer), json=json)
+    missing = msgspec.json.encode(replace(answer, lists_missing=("aa", "bb")))
+
+    with pytest.raises(CliError, match="no list could be issued by aa, bb") as failed:
+        tell(missing, json=json)
+
+    assert failed.value.code == Exit.FAULT
+    first, second = capsys.readouterr().out.splitlines()
+    if json:
+        assert second == missing.decode()
+    else:
+        assert first == second == "2 live leaves were revoked"
