@@ -148,11 +148,16 @@ def issuers(state: AuthorityState, now: datetime) -> Iterator[CrlIssuer]:
 
 
 def is_due(state: AuthorityState, key_id: str, now: datetime) -> bool:
-    """Say whether a list is to be issued: there is none, it grows old, or something was revoked."""
+    """Say whether a list is to be issued.
+
+    There is none, it grows old, something was revoked; or it is not valid yet, since the clock of
+    who led was ahead: until it is, nobody would accept anything.
+    """
     last = state.crls.get(key_id)
     if last is None or _hides(state, key_id):
         return True
-    return now >= last.issued.this_update + BACKDATE + AGAIN_AFTER
+    begins = last.issued.this_update
+    return begins > now or now >= begins + BACKDATE + AGAIN_AFTER
 
 
 def _hides(state: AuthorityState, key_id: str) -> bool:

@@ -224,3 +224,23 @@ async def test_what_failed_is_forgotten_once_nobody_needs_it(dc: Datacenter) -> 
     await dc.act()
 
     assert not failing(dc)
+
+
+# Clocks.
+
+
+async def test_a_list_of_a_leader_whose_clock_was_ahead_is_replaced(dc: Datacenter) -> None:
+    shown = await dc.sign()
+    dc.clock.forward(2 * DAY)
+    await dc.new_leader("b")
+    await dc.act()
+    dc.clock.forward(-2 * DAY)
+    assert not accepted(dc, shown), "not yet valid"
+
+    await dc.new_leader()
+    await dc.act()
+
+    assert accepted(dc, shown)
+    numbers = [listed.issued.number for listed in dc.state.crls.values()]
+    await dc.act()
+    assert [listed.issued.number for listed in dc.state.crls.values()] == numbers
