@@ -20,6 +20,13 @@ def encode(der: bytes, label: Label = "CERTIFICATE") -> str:
     return f"-----BEGIN {label}-----\n{body}-----END {label}-----\n"
 
 
+def length(der: bytes, label: Label = "CERTIFICATE") -> int:
+    """Return how many characters `encode` returns."""
+    lines = -(-len(der) // _BYTES_PER_LINE)
+    around = len("-----BEGIN -----\n-----END -----\n") + 2 * len(label)
+    return around + 4 * -(-len(der) // 3) + lines
+
+
 def colon_hex(text: str) -> str:
     """Return hex as Consul shows it: lower-case octets joined by colons.
 

@@ -37,6 +37,24 @@ class _WhichLists(Struct, forbid_unknown_fields=True):
     issuer: KeyId | None = msgspec.field(name="Issuer", default=None)
 
 
+class ListAnswers:
+    """Answers for revocation lists, each made once for a state."""
+
+    def __init__(self) -> None:
+        self._state: AuthorityState | None = None
+        self._made: dict[str | None, bytes] = {}  # by issuer; None: of all
+
+    def answer(self, state: AuthorityState, body: bytes) -> bytes:
+        """Return the answer to a question; raises RefusedError."""
+        wanted = _wanted(body)
+        if state is not self._state:
+            self._state = state
+            self._made.clear()
+        if wanted not in self._made:
+            self._made[wanted] = _lists(state, wanted)
+        return self._made[wanted]
+
+
 class Questions:
     """Answers from what it was last shown."""
 
@@ -47,7 +65,7 @@ class Questions:
         self._answers: Mapping[str, Callable[[AuthorityState, bytes], bytes]] = {
             subjects.roots_get: self._bundle,
             subjects.config_get: _configuration,
-            subjects.crl_get: _lists,
+            subjects.crl_get: ListAnswers().answer,
         }
 
     async def show(self, state: AuthorityState) -> None:
@@ -84,11 +102,14 @@ def _configuration(state: AuthorityState, _: bytes) -> bytes:
     return msgspec.json.encode(configuration.told(state))
 
 
-def _lists(state: AuthorityState, body: bytes) -> bytes:
+def _wanted(body: bytes) -> str | None:
     try:
-        wanted = msgspec.json.decode(body[:1024] or b"{}", type=_WhichLists).issuer
+        return msgspec.json.decode(body[:1024] or b"{}", type=_WhichLists).issuer
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise RefusedError("malformed", 'a question for lists is {"Issuer": KEY-ID}') from error
+
+
+def _lists(state: AuthorityState, wanted: str | None) -> bytes:
     if state.configuration is None:
         raise _UNINITIALIZED
     if wanted is not None:
@@ -101,15 +122,16 @@ def _lists(state: AuthorityState, body: bytes) -> bytes:
 
 
 def _all(state: AuthorityState) -> Iterator[RevocationList]:
-    """Yield the lists of who is trusted; those that do not fit any more without themselves."""
+    """Yield the lists of who is trusted; those that do not fit the answer without themselves."""
     left = LISTS_BYTES_MAX
     trusted = {root.published.key_id for root in state.roots.values()}
     trusted |= {key_id for key_id, issuer in state.issuers.items() if issuer.root_id in state.roots}
     for key_id, listed in state.crls.items():
         if key_id in trusted:
-            whole = _told(listed, whole=True)
-            left -= len(whole.crl or "")
-            yield whole if left >= 0 else _told(listed, whole=False)
+            size = pem.length(listed.issued.crl, "X509 CRL")
+            fits = size <= left
+            left -= size if fits else 0
+            yield _told(listed, whole=fits)
 
 
 def _told(listed: Crl, *, whole: bool) -> RevocationList:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ssl
+from typing import get_args
 
 import pytest
 from cryptography import x509
@@ -15,6 +16,11 @@ from tests import factories
 @given(st.binary(min_size=1, max_size=3000))
 def test_pem_reads_back_as_what_it_was_made_of(der: bytes) -> None:
     assert ssl.PEM_cert_to_DER_cert(pem.encode(der)) == der
+
+
+@given(st.binary(min_size=1, max_size=300), st.sampled_from(get_args(pem.Label)))
+def test_how_long_pem_gets_is_known_before(der: bytes, label: pem.Label) -> None:
+    assert pem.length(der, label) == len(pem.encode(der, label))
 
 
 def test_pem_is_written_as_openssl_writes_it() -> None:
