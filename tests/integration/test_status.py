@@ -44,6 +44,7 @@ async def until(client: CaClient, holds: Callable[[Status], bool]) -> Status:
     return told
 
 
+@pytest.mark.slow
 async def test_status_says_whether_the_ca_can_sign_and_if_not_why(tmp_path: Path) -> None:
     async with Site.open(tmp_path) as site:
         nobody = await asked(site, "--timeout", "0.5")

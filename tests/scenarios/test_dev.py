@@ -435,6 +435,7 @@ def as_user(dev: Caledger, creds: Path) -> dict[str, str]:
     return {"NATS_URL": f"nats://127.0.0.1:{dev.port}", "NATS_CREDS": str(creds)}
 
 
+@pytest.mark.slow
 async def test_an_admin_that_was_revoked_is_not_made_again_by_a_start(tmp_path: Path) -> None:
     async with Caledger(tmp_path) as dev:
         (tmp_path / "kept.creds").write_bytes(
@@ -470,6 +471,7 @@ async def test_an_admin_that_was_revoked_is_not_made_again_by_a_start(tmp_path: 
         assert not (dev.data / "run" / "ready.creds").exists()
 
 
+@pytest.mark.slow
 async def test_creds_of_the_admin_that_were_lost_are_told_and_shut_out_by_new_ones(
     tmp_path: Path,
 ) -> None:

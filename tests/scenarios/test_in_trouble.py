@@ -72,6 +72,7 @@ async def test_a_ledger_that_was_lost_is_never_made_again_and_init_says_so(tmp_p
     assert not (data / "nats" / "jetstream").exists()
 
 
+@pytest.mark.slow
 async def test_a_user_who_is_revoked_while_the_server_is_away_is_listed_as_revoked(
     tmp_path: Path,
 ) -> None:
