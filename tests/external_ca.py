@@ -74,6 +74,23 @@ def given_ca(
     return GivenCa(key=keys[-1], chain=chain)
 
 
+def given_with_path_lengths(*lengths: int | None, number: int = 60, now: datetime = NOW) -> GivenCa:
+    """Make a chain of certificates with these path lengths, the anchor's first."""
+    keys = [ca_key(number=number + place) for place in range(len(lengths))]
+    chain: tuple[bytes, ...] = ()
+    for place, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+        above = max(place - 1, 0)
+        made = _certificate(
+            f"external {number}.{place}",
+            key,
+            (keys[above], f"external {number}.{above}"),
+            path_length=length,
+            life=(now - DAY, now + 3650 * DAY),
+        )
+        chain = (made, *chain)
+    return GivenCa(key=keys[-1], chain=chain)
+
+
 def _certificate(
     name: str,
     key: CaPrivateKey,

@@ -76,7 +76,7 @@ def chain_of(cert_pem: str, roots_pem: Sequence[str]) -> Chain:
     return Chain(leaf=leaf, intermediates=tuple(intermediates), roots=roots)
 
 
-def openssl(chain: Chain, use: Use = Use.CLIENT) -> Verdict:
+def openssl(chain: Chain, use: Use = Use.CLIENT, *, at: datetime | None = None) -> Verdict:
     """`openssl verify -x509_strict`: RFC 5280's rules for how a certificate is made as well."""
     with tempfile.TemporaryDirectory() as folder:
         roots, untrusted, leaf = Path(folder, "roots"), Path(folder, "other"), Path(folder, "leaf")
@@ -84,8 +84,9 @@ def openssl(chain: Chain, use: Use = Use.CLIENT) -> Verdict:
         _write(untrusted, chain.intermediates)
         _write(leaf, (chain.leaf,))
         others = ("-untrusted", str(untrusted)) if chain.intermediates else ()
+        moment = ("-attime", str(int(at.timestamp()))) if at is not None else ()
         return _run(
-            *(_program("openssl", "apt install openssl"), "verify", "-x509_strict"),
+            *(_program("openssl", "apt install openssl"), "verify", "-x509_strict", *moment),
             *("-no-CApath", "-no-CAstore", "-CAfile", str(roots), *others),
             *("-purpose", f"ssl{use.value}", str(leaf)),
         )

@@ -7,7 +7,7 @@ caller's key store signs it, and `assemble` joins the two.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cache
@@ -125,6 +125,17 @@ def path_length(certificate: bytes) -> int | None:
     if not constraints.value.ca:
         raise CertificateError("not a CA: its basic constraints say so")
     return constraints.value.path_length
+
+
+def cas_allowed_below(chain: Sequence[bytes]) -> int | None:
+    """Return how many CAs may follow below the first of a chain; None: as many as one likes.
+
+    Each above it bounds them as well, and those in between count (RFC 5280, 4.2.1.9; self-issued
+    ones too, as Go counts them). Below 0: the chain is too long as it is. Raises CertificateError.
+    """
+    lengths = (path_length(certificate) for certificate in chain)
+    left = [length - place for place, length in enumerate(lengths) if length is not None]
+    return min(left, default=None)
 
 
 def common_name(kind: Literal["pri", "sec"], cluster_id: str, token: str) -> str:

@@ -181,12 +181,13 @@ def _of_lives(state: AuthorityState, wanted: Wanted, end: datetime, now: datetim
 def _of_the_next_rotation(state: AuthorityState, wanted: Wanted, plan: Plan) -> Iterator[str]:
     """Warn of a root that cannot sign another one."""
     if plan.effect == "configure" and state.active_root is not None:
-        certificate = state.active_root.published.certificate
+        root = state.active_root.published
+        chain = (root.certificate, *root.chain)
     elif wanted.config.root_certificates:
-        certificate = wanted.config.root_certificates[0]
+        chain = wanted.config.root_certificates
     else:
         return  # those that are made here have no path length
-    length = certificates.path_length(certificate)
+    length = certificates.cas_allowed_below(chain)
     signer = {
         leaf_signer: rotation.cas_to_cross(replace(wanted.config, leaf_signer=leaf_signer))
         for leaf_signer in _LEAF_SIGNERS

@@ -137,10 +137,13 @@ def crossing_problem(root: RootPublished, config: CAConfig) -> str | None:
 
     OpenSSL and GnuTLS refuse the chain otherwise.
     """
-    length = certificates.path_length(root.certificate)
+    allowed = certificates.cas_allowed_below((root.certificate, *root.chain))
     needed = cas_to_cross(config)
-    if length is not None and length < needed:
-        return f"root {root.root_id} has path length {length}, and it takes {needed} to sign across"
+    if allowed is not None and allowed < needed:
+        return (
+            f"root {root.root_id} has path length {allowed}, or one above it allows no more, and "
+            f"it takes {needed} to sign across"
+        )
     return None
 
 
