@@ -13,6 +13,7 @@ import msgspec
 
 from services.administration_client import AdministrationClient, new_request_id
 from services.asking import NoAnswerError
+from services.cli.again import again
 from services.cli.common import CliError, Exit, say
 from services.cli.errors import judge
 from services.consul_names import plain
@@ -60,8 +61,9 @@ class Session:
             judged = judge(error)
             assert judged is not None, "it is told"
             raise CliError(
-                f"{judged}; it may have been done all the same: the same again with --request-id "
-                f"{self.request_id} tells, and does it once",
+                f"{judged}; `caledger status` says whether anybody leads; it may have been done "
+                "all the same: this tells, and does it once: "
+                f"{again('--request-id', self.request_id)}",
                 judged.code,
             ) from error
 

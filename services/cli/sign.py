@@ -216,7 +216,7 @@ def _ask(
         raise CliError("--fetch names the request: neither --durable nor --request-id", Exit.USAGE)
     asking = signing.Asking(target, files, csr, key_type.value, timeout, json)
     if durable:
-        _submitted(files, run(signing.submit(asking, request_id)), json=json)
+        _submitted(run(signing.submit(asking, request_id)), json=json)
         return
     if fetch is not None:
         reply = run(signing.fetch(asking, fetch))
@@ -228,13 +228,15 @@ def _ask(
         _summary(files, reply)
 
 
-def _submitted(files: SigningFiles, request_id: str, *, json: bool) -> None:
+def _submitted(request_id: str, *, json: bool) -> None:
     if json:
         print(f'{{"request_id": "{request_id}"}}')
         return
     print(request_id)
-    whose = " ".join(filter(None, (files.kind, files.name)))
-    say(f"submitted; get the certificate: caledger sign {whose} --fetch {request_id}")
+    from services.cli.again import again
+
+    hint = again("--fetch", request_id, without=("--durable", "--request-id"))
+    say(f"submitted; get the certificate: {hint}")
 
 
 def _summary(files: SigningFiles, reply: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from services import error_reply
 from services.administration_client import new_request_id
 from services.asking import NoAnswerError, RefusedLateError
+from services.cli.again import again
 from services.cli.common import CliError, Target
 from services.cli.errors import judge
 from services.cli.signing_files import SigningFiles
@@ -72,9 +73,8 @@ async def sign(asking: Asking, request_id: str | None) -> bytes:
                 if error.code in _NEVER_ISSUED and not asked_before:
                     files.forget(chosen)  # no certificate can ever come for its key
                 raise
-            raise _again(
-                error, f"to ask again for the same certificate: --request-id {chosen}"
-            ) from error
+            hint = again("--request-id", chosen)
+            raise _again(error, f"to ask again for the same certificate: {hint}") from error
         files.install(chosen, csr, reply, bundle)
         return reply
 
@@ -99,9 +99,8 @@ async def submit(asking: Asking, request_id: str | None) -> str:
             raise
         except (NoAnswerError, RefusedError) as error:
             _tell(asking, error)
-            raise _again(
-                error, f"to submit the same again: --durable --request-id {chosen}"
-            ) from error
+            hint = again("--durable", "--request-id", chosen, without=("--durable", "--request-id"))
+            raise _again(error, f"to submit the same again: {hint}") from error
     return chosen
 
 
@@ -127,7 +126,8 @@ async def fetch(asking: Asking, request_id: str) -> bytes:
                 if error.code in _NEVER_ISSUED:
                     files.forget(request_id)  # the ledger says so: for ever
                 raise
-            raise _again(error, f"to ask again: --fetch {request_id}") from error
+            hint = again("--fetch", request_id, without=("--fetch",))
+            raise _again(error, f"to ask again: {hint}") from error
     if csr is None:
         files.install_known(request_id, reply, bundle)
     else:

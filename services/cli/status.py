@@ -50,8 +50,19 @@ def status(
 
 
 async def _status(target: Target, timeout: float) -> Status:
+    from services.asking import NoAnswerError
+
     async with target.client(timeout=timeout) as client:
-        return await client.status(timeout=timeout)
+        try:
+            return await client.status(timeout=timeout)
+        except NoAnswerError as error:
+            if not client.nc.is_connected:
+                raise
+            raise CliError(
+                f"nats-server is there, and no root-manager of {target.datacenter} answers within "
+                f"{timeout:g} s: none runs, or none is well",
+                Exit.UNREACHABLE,
+            ) from error
 
 
 def _show(told: Status) -> None:
