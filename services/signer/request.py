@@ -12,6 +12,7 @@ from events.leaves import IDENTITY_KINDS, IdentityKind
 from events.subjects import BadNameError, SignSubject, Subjects, identity_tokens, partition_of
 from services.pki import csr
 from services.refusals import RefusedError, clip
+from services.streams import SUBMIT_MESSAGE_BYTES_MAX
 
 BODY_BYTES_MAX: Final = 64 * 1024
 
@@ -91,8 +92,11 @@ def _check_partition(subject: str, asked: SignSubject) -> None:
 
 
 def read_request_id(body: bytes) -> str | None:
-    """Return the request id of a body that was refused, where there is a well-formed one."""
-    if len(body) > BODY_BYTES_MAX:
+    """Return the request id of a body that was refused, where there is a well-formed one.
+
+    Of a durable request also where it was refused as too large: who sent it fetches that by its id.
+    """
+    if len(body) > SUBMIT_MESSAGE_BYTES_MAX:  # none is in their queue
         return None
     try:
         told = _TOLD.decode(body).request_id

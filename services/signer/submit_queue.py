@@ -20,7 +20,6 @@ from events import jetstream
 from events.base import PARTITIONS, Struct
 from events.log import UnreachableError
 from events.subjects import BadNameError, Subjects
-from services.signer.work import body_of
 
 _GONE: Final = "no message found"
 
@@ -82,7 +81,7 @@ class SubmitQueue:
             sequence=message.seq,
             subject=work_subject,
             partition=partition,
-            body=body_of(message.data),
+            body=message.data,  # whole, since its request id may be told; the stream bounds it
         )
 
     def _whose(self, stored: str) -> tuple[str, int | None]:

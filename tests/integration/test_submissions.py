@@ -126,8 +126,10 @@ async def test_what_was_submitted_while_no_signer_was_there_is_pending_and_never
         (b'{"request_id": "bad", "more": 1}', "malformed"),
         (b'{"request_id": "bad"}', "malformed"),
         (request(request_id="bad", csr=csr_pem(uri=service_uri("db"))), "identity_mismatch"),
+        (b'{"request_id": "bad", "csr": "%s"}' % (b"x" * BODY_BYTES_MAX), "too_large"),
+        (b'{"csr": "%s", "request_id": "bad"}' % (b"x" * 97_000), "too_large"),
     ],
-    ids=["no PEM", "no text", "more", "no CSR", "another's"],
+    ids=["no PEM", "no text", "more", "no CSR", "another's", "too large", "far too large"],
 )
 async def test_what_can_never_be_signed_is_refused_on_the_ledger_and_answered_so_for_ever(
     served: Datacenter, nats_server: NatsServer, body: bytes, code: str

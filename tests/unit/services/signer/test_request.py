@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from events.subjects import Subjects, encode_name, partition_of
 from services.refusals import MESSAGE_CHARS_MAX, RefusedError
 from services.signer.request import BODY_BYTES_MAX, read_request, read_request_id
+from services.streams import SUBMIT_MESSAGE_BYTES_MAX
 from tests.factories import csr, csr_pem, pem_of
 
 SUBJECTS = Subjects("dc1")
@@ -176,9 +177,10 @@ def test_whatever_json_is_sent_is_read_or_refused(told: dict[str, object]) -> No
         (b'{"csr": "x", "request_id": "r 1"}', None),
         (b'{"csr": "x", "request_id": 1}', None),
         (b"{", None),
-        (b'{"csr": "' + b"x" * BODY_BYTES_MAX + b'", "request_id": "r1"}', None),
+        (b'{"csr": "' + b"x" * BODY_BYTES_MAX + b'", "request_id": "r1"}', "r1"),
+        (b'{"csr": "' + b"x" * SUBMIT_MESSAGE_BYTES_MAX + b'", "request_id": "r1"}', None),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_the_id_of_a_refused_request_is_told_where_it_is_one(
     body: bytes, expected: str | None
