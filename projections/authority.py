@@ -41,6 +41,7 @@ class Root(Struct):
     active: bool
     created: int
     modified: int
+    crossed_by: str | None = None  # id of the root that signed it across
     rotated_out_at: Moment | None = None  # Consul's RotatedOutAt
     retired: int = 0  # sequence of the entry that retired it: no leaf under it comes after that
 
@@ -129,6 +130,7 @@ class AuthorityState(Struct):
     issuer_changed: int = 0  # sequence since when it does: no other signed any leaf after that
     signers: Mapping[str, SignerGrant] = {}
     revoked: Mapping[str, Mapping[str, Revoked]] = {}  # by issuer's key id, then by serial
+    bridges: Mapping[str, Mapping[str, Revoked]] = {}  # of pruned roots, by who signed them across
     revoked_sequence: Mapping[str, int] = {}  # by issuer's key id, of its last revocation
     crls: Mapping[str, Crl] = {}  # by issuer's key id
     requests: Mapping[str, Commanded] = {}  # what commands led to; the last REQUESTS_KNOWN

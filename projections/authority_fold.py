@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final, assert_never
 
+from cryptography import x509
 from msgspec.structs import replace
 
 from events.authority import (
@@ -138,11 +140,11 @@ def evolve(state: AuthorityState, recorded: Recorded) -> AuthorityState:
         case RotationAborted():
             return replace(_asked(state, event), rotation=None)
         case RootPublished() | RootActivated() | RootRetired() | RootPruned():
-            return _root(state, event, sequence)
+            return _root(state, event, recorded)
         case IntermediateRequested():
             return replace(state, renewal=Renewal(requested=event, sequence=sequence))
         case IntermediateInstalled() | LeafSignerSelected():
-            return _leaf_signer(state, event, sequence)
+            return _leaf_signer(state, event, recorded)
         case LeavesRevoked():
             return _revoke(state, event, recorded)
         case CrlIssued():
@@ -184,15 +186,20 @@ def _key(state: AuthorityState, event: KeyCreated | KeyShared | KeyDestroyed) ->
 def _root(
     state: AuthorityState,
     event: RootPublished | RootActivated | RootRetired | RootPruned,
-    sequence: int,
+    recorded: Recorded,
 ) -> AuthorityState:
-    roots = dict(state.roots)
+    roots, sequence = dict(state.roots), recorded.sequence
     match event:
         case RootPublished():
             pruned = {key: root for key, root in state.pruned.items() if key != event.root_id}
             state = replace(state, pruned=pruned)  # one that was taken back may come again
+            active = state.active_root if event.cross_signed is not None else None
             roots[event.root_id] = Root(
-                published=event, active=False, created=sequence, modified=sequence
+                published=event,
+                active=False,
+                created=sequence,
+                modified=sequence,
+                crossed_by=active.published.root_id if active is not None else None,
             )
         case RootActivated():
             return _activate(state, event, sequence)
@@ -209,6 +216,7 @@ def _root(
             state = _asked(state, event)
             if (root := roots.pop(event.root_id, None)) is not None:
                 state = replace(state, pruned={**state.pruned, event.root_id: root})
+                state = _bridge_revoked(state, root, recorded)
         case _:
             assert_never(event)
     return replace(state, roots=roots, bundle_sequence=sequence)
@@ -227,10 +235,12 @@ def _activate(state: AuthorityState, event: RootActivated, sequence: int) -> Aut
 
 
 def _leaf_signer(
-    state: AuthorityState, event: IntermediateInstalled | LeafSignerSelected, sequence: int
+    state: AuthorityState,
+    event: IntermediateInstalled | LeafSignerSelected,
+    recorded: Recorded,
 ) -> AuthorityState:
-    root = state.roots.get(event.root_id)
-    above = _above(root.published) if root is not None else ()
+    root, sequence = state.roots.get(event.root_id), recorded.sequence
+    above = _above(state, root, recorded.envelope.time) if root is not None else ()
     match event:
         case IntermediateInstalled():
             certificate, chain = event.certificate, (event.certificate, *above)
@@ -255,16 +265,56 @@ def _leaf_signer(
     )
 
 
-def _above(root: RootPublished) -> tuple[bytes, ...]:
+def _above(state: AuthorityState, root: Root, at: datetime) -> tuple[bytes, ...]:
     """Return what verifiers need between what signs leaves and their trust anchors.
 
-    The bridge from the root before, then, of a root that others signed, itself and those above it
-    without the anchor: who trusts that alone cannot know them. In this order, since OpenSSL and
-    GnuTLS take the first of two certificates for one key and look at no other: who has a bundle,
-    this one or the one before, finds a way either way.
+    The bridge from the root before, unless it has expired; then, of a root that others signed,
+    itself and those above it without the anchor: who trusts that alone cannot know them. In this
+    order, since OpenSSL and GnuTLS take the first of two certificates for one key and look at no
+    other: who has a bundle, this one or the one before, finds a way either way. Once the root
+    before is not trusted any more, who trusts the anchor alone comes first. What is above the
+    root before is left out: GnuTLS would not find the new root's own trust then.
     """
-    bridge = (root.cross_signed,) if root.cross_signed is not None else ()
-    return (*bridge, *((root.certificate, *root.chain[:-1]) if root.chain else ()))
+    published, cross_signed = root.published, root.published.cross_signed
+    own = (published.certificate, *published.chain[:-1]) if published.chain else ()
+    if cross_signed is None or (_ends(cross_signed) or at) <= at:
+        return own
+    return (cross_signed, *own) if root.crossed_by in state.roots else (*own, cross_signed)
+
+
+def _ends(certificate: bytes) -> datetime | None:
+    try:
+        return x509.load_der_x509_certificate(certificate).not_valid_after_utc
+    except ValueError:
+        return None  # `verify` says so
+
+
+def _bridge_revoked(state: AuthorityState, root: Root, recorded: Recorded) -> AuthorityState:
+    """Revoke, with a root, what the root before signed of it: it would be a way around.
+
+    It stays revoked should the root come again, which gets another bridge then.
+    """
+    by = state.roots.get(root.crossed_by or "")
+    if by is None or root.published.cross_signed is None:
+        return state
+    try:
+        bridge = x509.load_der_x509_certificate(root.published.cross_signed)
+    except ValueError:
+        return state
+    key_id = by.published.key_id
+    revoked = Revoked(
+        sequence=recorded.sequence,
+        identity=root.published.root_id,
+        at=recorded.envelope.time,
+        reason="cessation_of_operation",
+        not_after=bridge.not_valid_after_utc,
+    )
+    bridges = {**state.bridges.get(key_id, {}), f"{bridge.serial_number:032x}": revoked}
+    return replace(
+        state,
+        bridges={**state.bridges, key_id: bridges},
+        revoked_sequence={**state.revoked_sequence, key_id: recorded.sequence},
+    )
 
 
 def _revoke(state: AuthorityState, event: LeavesRevoked, recorded: Recorded) -> AuthorityState:

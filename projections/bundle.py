@@ -74,7 +74,9 @@ def _root(root: Root, issuer: Issuer | None) -> BundleRoot:
     published = root.published
     certificate = x509.load_der_x509_certificate(published.certificate)
     # Cross-signed first; the one that signs leaves is always last (section 1.1).
-    intermediates = [der for der in (published.cross_signed,) if der is not None]
+    bridge = published.cross_signed
+    handed_out = bridge is not None and (issuer is None or bridge in issuer.chain)
+    intermediates = [bridge] if bridge is not None and handed_out else []
     if issuer is not None and issuer.certificate != published.certificate:
         intermediates.append(issuer.certificate)
     return BundleRoot(

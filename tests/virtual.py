@@ -31,7 +31,8 @@ from services.following import AuthorityFollower
 from services.replicator.rebuild import rebuild
 from services.replicator.replica import Replica
 from services.root_manager import configuration
-from services.root_manager.administration import Administration, Asked
+from services.root_manager.administration import Administration
+from services.root_manager.asked import Asked
 from services.root_manager.assignment import SignerRun
 from services.root_manager.configuration import Wanted
 from services.root_manager.decide import Acting

@@ -7,66 +7,29 @@ of the first time and is not carried out twice.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 
 from events.authority import CAConfig, CAConfigured, RootPruned, RotationStarted
-from events.base import RequestId, Struct
-from events.revocation import RevocationReason
+from events.base import Struct
 from events.subjects import Subjects
 from projections.authority import AuthorityState
 from projections.issuance import WentBackError
 from services.outcomes import Outcome, Planned
-from services.refusals import RefusedError, clip
+from services.refusals import RefusedError
 from services.root_manager import configuration, repeated
+from services.root_manager.asked import Abort, Asked, Prune, Revoke, Rotate, read
 from services.root_manager.commands import Configure
 from services.root_manager.configuration import Wanted
 from services.root_manager.foretelling import foretold
 from services.root_manager.manager import CaManager
 from services.root_manager.planning import Plan, plan
-from services.root_manager.pruning import issuers_below
+from services.root_manager.pruning import issuers_below, with_those_before
 from services.root_manager.repeated import LedTo, is_done
-from services.root_manager.revocation import Chosen, counted
+from services.root_manager.revocation import counted
 from services.root_manager.rotation import NewRoot
 from services.root_manager.tools import Turn, moved_on
-
-
-class Asked(Struct):
-    """A command as it came."""
-
-    subject: str
-    body: bytes
-    requester: str | None  # NATS user key of who asked, as the server told it
-
-
-class _Command(Struct, forbid_unknown_fields=True, rename="pascal"):
-    request_id: RequestId | None = msgspec.field(name="RequestID", default=None)
-
-
-class _Rotate(_Command):
-    wait_seconds: Annotated[float, Meta(ge=0, le=configuration.WAIT_SECONDS_MAX)] = 0.0
-    force_without_cross_signing: bool = False
-
-
-class _Abort(_Command):
-    reason: Annotated[str, Meta(max_length=1000)] = "asked for"
-
-
-class _Prune(_Command):
-    root_id: Annotated[str, Meta(max_length=100)] = msgspec.field(name="RootID")
-    force: bool = False
-    dry_run: bool = False
-
-
-class _Revoke(_Command):
-    leaves: Chosen
-    reason: RevocationReason = "unspecified"
-    dry_run: bool = False
-
-
-C = TypeVar("C", bound=_Command)
 
 
 class Administration:
@@ -132,7 +95,7 @@ class Administration:
             case "configure":
                 await self._reconfigure(turn, wanted, planned)
             case "rotate":
-                return await self._start(turn, asked, wanted, reason="configured")
+                return await self._start(turn, asked, wanted, planned, reason="configured")
         return self._outcome("configured")
 
     async def _reconfigure(self, turn: Turn, wanted: Wanted, planned: Plan) -> None:
@@ -167,7 +130,7 @@ class Administration:
         self._manager.attempts.forgive()
 
     async def _rotate(self, turn: Turn, asked: Asked) -> Outcome:
-        command = _read(asked.body, _Rotate)
+        command = read(asked.body, Rotate)
         if self._is_done(command.request_id, repeated.rotated):
             return await self._repeated(turn, command.request_id)
         state = self._tools.state
@@ -182,16 +145,23 @@ class Administration:
         )
         planned = plan(state, wanted, now=self._tools.clock.now(), rotate=True)
         _check(planned)
-        return await self._start(turn, asked, wanted, reason="asked")
+        return await self._start(turn, asked, wanted, planned, reason="asked")
 
     async def _start(
-        self, turn: Turn, asked: Asked, wanted: Wanted, *, reason: Literal["configured", "asked"]
+        self,
+        turn: Turn,
+        asked: Asked,
+        wanted: Wanted,
+        planned: Plan,
+        *,
+        reason: Literal["configured", "asked"],
     ) -> Outcome:
         new = NewRoot(
             based_on=self._tools.state.configured,
             config=wanted.config,
             given=wanted.private_key,
             force_without_cross_signing=wanted.force_without_cross_signing,
+            crossed=planned.crossed,
             reason=reason,
             wait_seconds=wanted.wait_seconds,
             request_id=wanted.request_id,
@@ -229,7 +199,7 @@ class Administration:
         )
 
     async def _abort(self, turn: Turn, asked: Asked) -> Outcome:
-        command = _read(asked.body, _Abort)
+        command = read(asked.body, Abort)
         if self._is_done(command.request_id, repeated.aborted):
             return self._outcome("aborted")
         if self._tools.state.rotation is None:
@@ -240,7 +210,7 @@ class Administration:
         return self._outcome("aborted")
 
     async def _prune(self, turn: Turn, asked: Asked) -> Outcome:
-        command = _read(asked.body, _Prune)
+        command = read(asked.body, Prune)
         if self._is_done(command.request_id, repeated.pruned(command.root_id)):
             return self._outcome("pruned", root_id=command.root_id)
         state, now = self._tools.state, self._tools.clock.now()
@@ -252,33 +222,42 @@ class Administration:
         rotation = state.rotation
         if rotation is not None and rotation.started.root_id == command.root_id:
             raise RefusedError("conflict", f"root {command.root_id} is on its way: abort that")
-        live = self._tools.index.live(issuers_below(state, command.root_id), now=now)
-        if live.position < root.retired:
+        going = with_those_before(state, command.root_id) if command.force else [command.root_id]
+        live = {each: self._tools.index.live(issuers_below(state, each), now=now) for each in going}
+        if any(live[each].position < state.roots[each].retired for each in going):
             raise RefusedError(
                 "busy", "the node's projections are behind the root's retirement", retry_after=1.0
             )
+        details: dict[str, Any] = {
+            "root_id": command.root_id,
+            "also": tuple(going[:-1]) or None,
+            "live_leaves": sum(each.count for each in live.values()),
+        }
         if command.dry_run:
-            return self._outcome("would be pruned", root_id=command.root_id, live_leaves=live.count)
-        if live.count and not command.force:
+            return self._outcome("would be pruned", **details)
+        if details["live_leaves"] and not command.force:
             raise RefusedError(
                 "conflict",
-                f"{live.count} leaves below root {command.root_id} have not expired: no verifier "
-                "would accept them any more; prune it all the same with force",
+                f"{details['live_leaves']} leaves below root {command.root_id} have not expired: "
+                "verifiers would not accept them any more; prune it all the same with force",
             )
-        pruned = RootPruned(
-            root_id=command.root_id,
-            reason="forced" if live.count else "unused",
-            live_leaves=live.count,
-            request_id=command.request_id,
-            requester=asked.requester,
+        pruned = tuple(
+            RootPruned(
+                root_id=each,
+                reason="forced" if live[each].count else "unused",
+                live_leaves=live[each].count,
+                request_id=command.request_id if each == command.root_id else None,
+                requester=asked.requester,
+            )
+            for each in going
         )
         if not await self._manager.pruning.force(turn.acting, pruned):
             raise moved_on()
-        return self._outcome("pruned", root_id=command.root_id, live_leaves=live.count)
+        return self._outcome("pruned", **details)
 
     async def _revoke(self, turn: Turn, asked: Asked) -> Outcome:
         """Revoke leaves, and have the lists that say so issued before it is answered."""
-        command = _read(asked.body, _Revoke)
+        command = read(asked.body, Revoke)
         manager, details = self._manager, dict[str, Any]()
         if not self._is_done(command.request_id, repeated.revoked(command.leaves)):
             leaves = await manager.revocations.find(command.leaves)
@@ -319,18 +298,6 @@ class Administration:
 
 def _config(state: AuthorityState) -> CAConfig | None:
     return state.configuration.config if state.configuration is not None else None
-
-
-def _read(body: bytes, kind: type[C]) -> C:
-    if len(body) > configuration.BODY_BYTES_MAX:
-        raise RefusedError(
-            "too_large", f"a command has at most {configuration.BODY_BYTES_MAX} bytes"
-        )
-    try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        text = clip(f"not a command that is known here: {error}")
-        raise RefusedError("malformed", text) from error
 
 
 def _check(planned: Plan) -> None:

@@ -91,9 +91,9 @@ class InstallIntermediate(Struct):
 
 
 class PruneRoot(Struct):
-    """Trust a retired root no more."""
+    """Trust retired roots no more."""
 
-    pruned: RootPruned
+    pruned: tuple[RootPruned, ...]
 
 
 class RecordKey(Struct):

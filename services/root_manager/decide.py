@@ -192,14 +192,16 @@ def _renew(state: AuthorityState, command: RequestIntermediate | InstallIntermed
             assert_never(command)
 
 
-def _prune(state: AuthorityState, pruned: RootPruned) -> Decision:
-    root = state.roots.get(pruned.root_id)
+def _prune(state: AuthorityState, pruned: tuple[RootPruned, ...]) -> Decision:
+    """Prune all of them, or none."""
     rotation = state.rotation
-    if root is None or root.active:
-        return NOTHING
-    if rotation is not None and rotation.started.root_id == pruned.root_id:
-        return NOTHING
-    return Decision(events=(pruned,))
+    for one in pruned:
+        root = state.roots.get(one.root_id)
+        if root is None or root.active:
+            return NOTHING
+        if rotation is not None and rotation.started.root_id == one.root_id:
+            return NOTHING
+    return Decision(events=pruned)
 
 
 def _record_key(state: AuthorityState, destroyed: KeyDestroyed) -> Decision:

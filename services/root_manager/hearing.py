@@ -15,7 +15,8 @@ from services.keys.interface import KeyStoreError
 from services.nats_access.asker import answer, may_answer, requester_of
 from services.pki.certificates import CertificateError
 from services.refusals import RefusedError
-from services.root_manager.administration import Administration, Asked
+from services.root_manager.administration import Administration
+from services.root_manager.asked import Asked
 from services.root_manager.attempts import NO_PROVIDERS
 from services.root_manager.tools import Turn
 

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
-from events.authority import CAConfig, RootPublished
+from events.authority import CAConfig
 from events.base import Struct
 from events.leaves import RefusalCode
 from projections.authority import AuthorityState, Root
@@ -56,7 +56,7 @@ def plan(state: AuthorityState, wanted: Wanted, *, now: datetime, rotate: bool =
     problem = _not_now(state, wanted)
     if problem is None and active is not None:
         if other_root:
-            problem = _of_another_root(state, wanted, active.published, rotate=rotate)
+            problem = _of_another_root(state, wanted, active, now, rotate=rotate)
         else:
             problem = _of_this_root(active, state.configuration.config, config, now)
     return Plan(
@@ -64,7 +64,7 @@ def plan(state: AuthorityState, wanted: Wanted, *, now: datetime, rotate: bool =
         changes=changes,
         leaf_signer_changes=not other_root and "leaf_signer" in changes,
         problem=problem,
-        crossed=other_root and active is not None and not wanted.force_without_cross_signing,
+        crossed=other_root and active is not None and _is_crossed(wanted, active, now),
     )
 
 
@@ -85,7 +85,7 @@ def _not_now(state: AuthorityState, wanted: Wanted) -> Problem | None:
 
 
 def _of_another_root(
-    state: AuthorityState, wanted: Wanted, active: RootPublished, *, rotate: bool
+    state: AuthorityState, wanted: Wanted, active: Root, now: datetime, *, rotate: bool
 ) -> Problem | None:
     """Say why no rotation to this can begin."""
     given = wanted.config.root_certificates
@@ -102,11 +102,33 @@ def _of_another_root(
     )
     if known is not None:
         return Problem(code="conflict", message=known)
-    if wanted.force_without_cross_signing:
+    if (late := _too_late(wanted, now)) is not None:
+        return Problem(code="bad_config", message=late)
+    if not _is_crossed(wanted, active, now):
         return None
-    crossing = rotation.crossing_problem(active, wanted.config)
+    crossing = rotation.crossing_problem(active.published, wanted.config)
     if crossing is not None:
         return Problem(code="bad_config", message=f"{rotation.NO_CROSS_SIGNING} ({crossing})")
+    return None
+
+
+def _is_crossed(wanted: Wanted, active: Root, now: datetime) -> bool:
+    """Say whether the old root signs the new one: where it has expired, nobody could use that."""
+    return not wanted.force_without_cross_signing and root_ends(active) > now
+
+
+def _too_late(wanted: Wanted, now: datetime) -> str | None:
+    """Say why a root would not live until the leaves below it have expired."""
+    config = wanted.config
+    end = now + timedelta(seconds=config.root_cert_ttl_seconds)
+    if config.root_certificates:
+        end = certificates.end_of_chain(*config.root_certificates)
+    begins = now + timedelta(seconds=wanted.wait_seconds)
+    if wanted.wait_seconds > 0 and rotation.expires_too_soon(end, config, begins):
+        return (
+            f"the new root would be active at {begins} and expires at {end}, before its leaves do: "
+            "wait for a shorter time"
+        )
     return None
 
 
@@ -116,15 +138,21 @@ def _of_this_root(root: Root, before: CAConfig, config: CAConfig, now: datetime)
     The same would be refused of a root that is given anew. What was so before is no reason not to
     change something else.
     """
-    length = certificates.path_length(root.published.certificate)
-    if config.leaf_signer == "intermediate" != before.leaf_signer and length == 0:
+    end = root_ends(root)
+    if config.leaf_signer != before.leaf_signer and end <= now:
+        return Problem(
+            code="bad_config", message=f"the active root expired at {end}: rotate to another one"
+        )
+    allowed = certificates.cas_allowed_below((root.published.certificate, *root.published.chain))
+    if config.leaf_signer == "intermediate" != before.leaf_signer and (
+        allowed is not None and allowed < 1
+    ):
         return Problem(
             code="bad_config",
-            message="the root's path length is 0: no intermediate may stand below it (keep "
-            "LeafSigner at root, or give another root)",
+            message="the path length of the root, or of one above it, allows no intermediate below "
+            "it (keep LeafSigner at root, or give another root)",
         )
     longer = config.leaf_cert_ttl_seconds > before.leaf_cert_ttl_seconds
-    end = root_ends(root)
     if longer and config.root_certificates and rotation.expires_too_soon(end, config, now):
         return Problem(
             code="bad_config",

@@ -23,6 +23,18 @@ def issuers_below(state: AuthorityState, root_id: str) -> list[str]:
     return [issuer.key_id for issuer in state.issuers.values() if issuer.root_id == root_id]
 
 
+def with_those_before(state: AuthorityState, root_id: str) -> list[str]:
+    """Return what must go with a root whose key is not to be trusted, itself last.
+
+    A trusted root that signed it across is a way around: whoever has the key would be believed.
+    """
+    found = [root_id]
+    while (before := state.roots[found[-1]].crossed_by) in state.roots:
+        assert before is not None
+        found.append(before)
+    return found[::-1]
+
+
 def is_old_enough(state: AuthorityState, root: Root, now: datetime) -> bool:
     """Say whether a retired root has waited for twice the life of a leaf (Consul, 3.13)."""
     if root.active or root.rotated_out_at is None or state.configuration is None:
@@ -56,7 +68,7 @@ class Pruning:
             if not is_unused(live, root):
                 continue
             event = RootPruned(root_id=root_id, reason="unused")
-            if await tools.carry_out(turn.acting, PruneRoot(pruned=event)):
+            if await tools.carry_out(turn.acting, PruneRoot(pruned=(event,))):
                 reached("roots.pruned")
                 log.info("pruning old unused root CA", root=root_id)
 
@@ -87,13 +99,15 @@ class Pruning:
             if await tools.carry_out(turn.acting, RecordKey(destroyed=event)):
                 log.info("a key was destroyed", key=event.key_id, purpose=event.purpose)
 
-    async def force(self, acting: Acting, pruned: RootPruned) -> bool:
-        """Trust a retired root no more, now; return whether it was trusted."""
+    async def force(self, acting: Acting, pruned: tuple[RootPruned, ...]) -> bool:
+        """Trust retired roots no more, now; return whether they were trusted."""
         if not await self._tools.carry_out(acting, PruneRoot(pruned=pruned)):
             return False
-        log.warning(
-            "a root is trusted no more", root=pruned.root_id, live_leaves=pruned.live_leaves
-        )
+        reached("roots.pruned")
+        for root in pruned:
+            log.warning(
+                "a root is trusted no more", root=root.root_id, live_leaves=root.live_leaves
+            )
         return True
 
     def _unneeded(self) -> Iterator[KeyDestroyed]:

@@ -21,6 +21,7 @@ from services.pki import certificates
 from services.refusals import RefusedError
 from services.root_manager.commands import AbortRotation, Activate, StartRotation
 from services.root_manager.decide import Acting
+from services.root_manager.expiry import root_ends
 from services.root_manager.tools import Tools, Turn, moved_on
 
 NO_CROSS_SIGNING: Final = (
@@ -38,6 +39,7 @@ class NewRoot(Struct):
     config: CAConfig
     given: PrivateKey | None = None
     force_without_cross_signing: bool = False
+    crossed: bool  # the new root is signed by the old one
     reason: Literal["configured", "asked"]
     wait_seconds: float = 0.0  # for verifiers to take the new root in, beyond its publication
     request_id: str | None = None
@@ -62,7 +64,7 @@ class Rotations:
         known = known_problem(tools.state, root_id=root.root_id, key_id=root.key_id)
         if known is not None:
             raise RefusedError("conflict", known)
-        if before is not None and not new.force_without_cross_signing:
+        if before is not None and new.crossed:
             root = replace(
                 root, cross_signed=await tools.ceremony.cross_signed(root, before.published)
             )
@@ -72,7 +74,7 @@ class Rotations:
             reason=new.reason,
             config=new.config,
             force_without_cross_signing=new.force_without_cross_signing,
-            activate_at=now + timedelta(seconds=new.wait_seconds),
+            activate_at=activation(root.not_before, new.wait_seconds, now),
             request_id=new.request_id,
             requester=new.requester,
         )
@@ -97,7 +99,11 @@ class Rotations:
         if rotation is None or now < rotation.started.activate_at:
             return
         started = rotation.started
-        root = tools.state.roots[started.root_id].published
+        published = tools.state.roots[started.root_id]
+        if root_ends(published) <= now:
+            await self.abort(turn.acting, "the new root expired before it could become active")
+            return
+        root = published.published
         leaf_signer = await tools.ceremony.leaf_signer(tools.names, started.config, root)
         reached("rotation.leaf_signer_made")
         command = Activate(root_id=root.root_id, leaf_signer=leaf_signer, now=now, alive=turn.alive)
@@ -130,6 +136,14 @@ class Rotations:
             raise moved_on()
         reached("rotation.aborted")
         log.warning("a rotation was given up", root=aborted.root_id, reason=reason)
+
+
+def activation(not_before: datetime, wait_seconds: float, now: datetime) -> datetime:
+    """Return when a new root is to become active: once verifiers whose clocks are behind take it.
+
+    Those that are made here begin so much earlier; one that is given may begin now.
+    """
+    return max(now + timedelta(seconds=wait_seconds), not_before + certificates.CA_BACKDATE)
 
 
 def crossing_problem(root: RootPublished, config: CAConfig) -> str | None:

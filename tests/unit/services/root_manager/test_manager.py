@@ -20,6 +20,7 @@ from events.authority import (
     RotationStarted,
 )
 from events.base import Event
+from projections.verify import Verifier
 from services.pki import certificates
 from services.pki.pem import colon_hex
 from services.refusals import RefusedError
@@ -563,3 +564,16 @@ async def test_a_given_root_that_was_taken_back_can_be_given_again(dc: Datacente
     await dc.command(SUBJECTS.config_set, Config={})
     with pytest.raises(RefusedError, match="is or was a root here"):
         await dc.command(SUBJECTS.config_set, Config=given)
+
+
+async def test_a_given_root_that_names_its_key_as_others_do_is_no_fault(dc: Datacenter) -> None:
+    """RFC 5280, 4.2.1.2: any method will do; OpenSSL's is SHA-1 of the key, ours SHA-256."""
+    given = given_ca().config
+    await dc.command(SUBJECTS.config_set, Config={**given, "LeafSigner": "root"})
+    await dc.sign()
+
+    verifier = Verifier("dc1")
+    stored = await dc.ledger.read(0, limit=1_000)
+    faults = [fault for each in stored for fault in verifier.check(each)]
+
+    assert faults == []

@@ -124,10 +124,19 @@ class Model(RuleBasedStateMachine):
     def prune(self, number: int, force: bool) -> None:
         state = self.folded()
         root_id = list(state.roots)[number % len(state.roots)]
-        below = {key for key, issuer in state.issuers.items() if issuer.root_id == root_id}
         self.command(SUBJECTS.roots_prune, RootID=root_id, Force=force)
-        if root_id not in self.folded().roots:
-            self.cut_off |= below
+        gone = state.roots.keys() - self.folded().roots.keys()
+        if not force or root_id not in gone:
+            return
+        below = {key for key, issuer in state.issuers.items() if issuer.root_id in gone}
+        self.cut_off |= below
+        current, now = trust_anchors(self.folded()), self.dc.clock.now()
+        cut = [each for each in self.leaves if each.leaf.issuer_key_id in below]
+        bridges = [root.published.cross_signed for root in state.roots.values()]
+        around = [der for der in bridges if der is not None]
+        for shown in cut:  # whatever is shown beside it
+            shown = Shown(shown.leaf, (*shown.chain, *around))
+            assert not shown.verifies(current, min(now, shown.leaf.not_after))
 
     @rule(number=st.integers(0, 100))
     def revoke(self, number: int) -> None:
