@@ -143,7 +143,7 @@ def activation(not_before: datetime, wait_seconds: float, now: datetime) -> date
 
     Those that are made here begin so much earlier; one that is given may begin now.
     """
-    return max(now + timedelta(seconds=wait_seconds), not_before + certificates.CA_BACKDATE)
+    return max(now + timedelta(seconds=wait_seconds), not_before + certificates.LEAF_BACKDATE)
 
 
 def crossing_problem(root: RootPublished, config: CAConfig) -> str | None:
