@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from services import once_json
 from services.administration_client import AdministrationClient, new_request_id
 from services.asking import NoAnswerError
 from services.cli.again import again
@@ -18,6 +19,7 @@ from services.cli.common import CliError, Exit, say
 from services.cli.errors import judge
 from services.consul_names import plain
 from services.outcomes import KEY_REFERENCE
+from services.refusals import RefusedError
 
 if TYPE_CHECKING:
     from services.cli.common import Target
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 STDIN: Final = Path("-")
+_LOOK: Final = "`caledger status` says whether anybody leads"
+_OPTIONS: Final = {  # by what the CA says, some of it in Consul's words
+    "You can try again with ForceWithoutCrossSigning": (
+        "here that is --force-without-cross-signing"
+    ),
+    "prune it all the same with force": "here that is --force",
+}
 LEAST_SECONDS: Final = 0.1  # for a question, however late it is
 
 
@@ -61,9 +70,8 @@ class Session:
             judged = judge(error)
             assert judged is not None, "it is told"
             raise CliError(
-                f"{judged}; `caledger status` says whether anybody leads; it may have been done "
-                "all the same: this tells, and does it once: "
-                f"{again('--request-id', self.request_id)}",
+                f"{judged}; {_LOOK}; it may have been done all the same: this tells, and does it "
+                f"once: {again('--request-id', self.request_id)}",
                 judged.code,
             ) from error
 
@@ -75,7 +83,19 @@ async def session(
     """Be connected until the block ends; `timeout` seconds are for all of it."""
     deadline = asyncio.get_running_loop().time() + timeout
     async with target.client(timeout=timeout) as client:
-        yield Session(client, deadline, request_id)
+        try:
+            yield Session(client, deadline, request_id)
+        except NoAnswerError as error:
+            raise NoAnswerError(f"{error}; {_LOOK}") from error
+        except RefusedError as error:
+            if (hint := option_for(error.message)) is None:
+                raise
+            raise CliError(f"{judge(error)}; {hint}", Exit.FAULT) from error
+
+
+def option_for(refusal: str) -> str | None:
+    """Return how a refusal's remedy is said on the command line, None where it has none there."""
+    return next((hint for words, hint in _OPTIONS.items() if words in refusal), None)
 
 
 def read(answer: bytes, kind: type[A]) -> A:
@@ -100,8 +120,8 @@ def read_configuration(file: Path | None) -> dict[str, Any]:
             f"Error reading config file: {file}: {error.strerror}", Exit.USAGE
         ) from error
     try:
-        configuration = msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        configuration = msgspec.convert(once_json.decode(text), dict[str, Any])
+    except (msgspec.MsgspecError, ValueError) as error:
         raise CliError(f"Error parsing config file: {file}: {error}", Exit.USAGE) from error
     if file != STDIN and _has_key(configuration) and (mode := file.stat().st_mode) & 0o077:
         say(

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli import ca_revocation
+from services.cli import ca_crl, ca_revocation
 from services.cli.ca_options import (
     CasOption,
     ConfigFileOption,
     ForceOption,
     RequestIdOption,
+    RotateForceOption,
     TimeoutOption,
     WaitOption,
 )
@@ -32,7 +33,7 @@ from services.cli.common import (
 if TYPE_CHECKING:
     from services.cli.administering import Session
     from services.cli.common import Target
-    from services.outcomes import Planned
+    from services.outcomes import Outcome, Planned
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -117,6 +118,7 @@ def plan(
     target = find(data=data, context=context, user=user, datacenter=datacenter)
     answer = run(_plan(target, asked, timeout))
     planned = _read_plan(answer)
+    _warn_of_force(asked, planned)
     if json:
         print(answer.decode())
     else:
@@ -130,7 +132,7 @@ def plan(
 @app.command("rotate")
 def rotate(
     wait: WaitOption = None,
-    force_without_cross_signing: ForceOption = False,
+    force_without_cross_signing: RotateForceOption = False,
     abort: Annotated[
         bool, typer.Option("--abort", help="Give up the rotation that waits for its activation.")
     ] = False,
@@ -192,6 +194,9 @@ def prune(
 
     A root whose key was stolen: rotate first, then prune it with --force.
     """
+    from services.cli.selection import read_root_id
+
+    root_id = read_root_id(root_id)
     target = find(data=data, context=context, user=user, datacenter=datacenter)
     answer = run(_prune(target, root_id, timeout, request_id, force=force, dry_run=dry_run))
     if json:
@@ -201,24 +206,30 @@ def prune(
 
 
 app.command("revoke")(ca_revocation.revoke)
-app.command("crl")(ca_revocation.crl)
+app.command("crl")(ca_crl.crl)
 
 
 def _asked(
     file: Path | None, force: bool, wait: float | None, modify_index: int | None
 ) -> dict[str, Any]:
     """Return the arguments of `config.set` and `config.plan`; raises CliError."""
-    from services.cli.administering import read_configuration, says
+    from services.cli.administering import read_configuration
 
-    configuration = read_configuration(file)
-    if says(configuration, "ForceWithoutCrossSigning") is True and not force:
-        say("the file's ForceWithoutCrossSigning does not count: say --force-without-cross-signing")
     return {
-        "configuration": configuration,
+        "configuration": read_configuration(file),
         "force_without_cross_signing": force,
         "wait_seconds": wait,
         "modify_index": modify_index,
     }
+
+
+def _warn_of_force(asked: dict[str, Any], planned: Planned) -> None:
+    """Say that a file's force does not count, where it would matter."""
+    from services.cli.administering import says
+
+    forced = says(asked["configuration"], "ForceWithoutCrossSigning") is True
+    if planned.effect == "rotate" and forced and not asked["force_without_cross_signing"]:
+        say("the file's ForceWithoutCrossSigning does not count: say --force-without-cross-signing")
 
 
 async def _get_config(target: Target, timeout: float) -> bytes:
@@ -246,6 +257,7 @@ async def _set_config(
             from services.cli.ca_plan import lines
 
             say("\n".join(lines(planned)))
+        _warn_of_force(asked, planned)
         _check(planned)
         return await _set(it, asked, planned)
 
@@ -297,9 +309,12 @@ async def _prune(
     from services.cli.administering import session
 
     async with session(target, timeout=timeout, request_id=request_id) as it, it.commanding():
-        return await it.ca.prune(
+        answer = await it.ca.prune(
             root_id, force=force, dry_run=dry_run, request_id=it.request_id, timeout=it.left
         )
+        if dry_run and not force and _read_outcome(answer).live_leaves:  # it takes force: tell that
+            return await it.ca.prune(root_id, force=True, dry_run=True, timeout=it.left)
+        return answer
 
 
 def _read_plan(answer: bytes) -> Planned:
@@ -307,6 +322,13 @@ def _read_plan(answer: bytes) -> Planned:
     from services.outcomes import Planned
 
     return read(answer, Planned)
+
+
+def _read_outcome(answer: bytes) -> Outcome:
+    from services.cli.administering import read
+    from services.outcomes import Outcome
+
+    return read(answer, Outcome)
 
 
 def _check(planned: Planned) -> None:
@@ -318,8 +340,6 @@ def _check(planned: Planned) -> None:
 
 
 def _print_outcome(answer: bytes, *, force: bool = False) -> None:
-    from services.cli.administering import read
     from services.cli.ca_plan import outcome
-    from services.outcomes import Outcome
 
-    print("\n".join(outcome(read(answer, Outcome), force=force)))
+    print("\n".join(outcome(_read_outcome(answer), force=force)))

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from services.cli.administering import option_for
 from services.outcomes import Outcome, Planned
 from services.wording import counted, moment
 
@@ -29,6 +30,8 @@ def lines(planned: Planned) -> Iterator[str]:
         yield f"  change   {change.key}: {_value(change.before)} -> {_value(change.after)}"
     if planned.problem is not None:
         yield f"  REFUSED  {planned.problem_code}: {planned.problem}"
+        if (hint := option_for(planned.problem)) is not None:
+            yield f"           {hint}"
         return
     if planned.effect != "nothing":
         yield from (f"  then     {text}" for text in planned.effects)

@@ -1,13 +1,12 @@
-"""`caledger ca revoke` and `caledger ca crl`: what is not accepted although it has not expired."""
+"""`caledger ca revoke`: leaves that are not accepted although they have not expired."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -24,7 +23,6 @@ from services.cli.common import (
     find,
     run,
     say,
-    told,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from services.administration_client import ChosenLeaves
     from services.cli.administering import Session
     from services.cli.common import Target
-    from services.outcomes import RevocationLists
 
 SerialOption = Annotated[
     list[str] | None, typer.Option(metavar="SERIAL", help="Hex, with colons or not; repeatable.")
@@ -41,7 +38,8 @@ IdentityOption = Annotated[
     str | None,
     typer.Option(
         metavar="IDENTITY",
-        help="Every live leaf of service.NAME, agent.NAME, gateway, server, or a SPIFFE id.",
+        help="Every live leaf of service.NAME, agent.NAME, gateway, server, or a SPIFFE id. Of "
+        "--serial, --identity, --signer and --root one can be said.",
     ),
 ]
 IssuedBetweenOption = Annotated[
@@ -64,7 +62,6 @@ _REASONS: Final[Mapping[str, RevocationReason]] = {  # RFC 5280, 5.3.1
 }
 _RUN: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")  # a ULID
 _AGO: Final = re.compile(r"(\d{1,9}(\.\d+)?[dhms])+")
-_KEY_ID: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def revoke(
@@ -96,13 +93,19 @@ def revoke(
     """Revoke certificates for good: the lists of their issuers say so from then on.
 
     What it concerns is counted first, and confirmed on a terminal; elsewhere say --yes. Who holds
-    one of them is told to ask for another on ca.<datacenter>.reissue.
+    one of them is told to ask for another on ca.<datacenter>.reissue. Serials that are unknown or
+    expired are named, and it ends with 1 where all are.
 
     Example: caledger ca revoke --identity service.web --reason keyCompromise
     """
     if not (serial or identity or signer or root or issued_between):
         raise CliError(
             "say which: --serial, --identity, --signer, --root, or --issued-between", Exit.USAGE
+        )
+    if sum(map(bool, (serial, identity, signer, root))) > 1:
+        raise CliError(
+            "say one of --serial, --identity, --signer, --root; --issued-between goes with each",
+            Exit.USAGE,
         )
     chosen = _chosen(serial or [], signer, root, issued_between)
     why = reason_of(reason)
@@ -111,49 +114,6 @@ def revoke(
         _revoke(target, chosen, identity, why, timeout, request_id, dry_run=dry_run, yes=yes)
     )
     tell(answer, json=json)
-
-
-def crl(
-    issuer: Annotated[
-        str | None,
-        typer.Option(metavar="KEYID", help="Only the list of the issuer whose key this is."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="A file for each issuer, crl-KEYID.pem, in this folder."),
-    ] = None,
-    json: JsonOption = False,
-    timeout: TimeoutOption = 10.0,
-    data: DataOption = None,
-    context: ContextOption = None,
-    user: UserOption = None,
-    datacenter: DatacenterOption = None,
-) -> None:
-    """Get the revocation lists of every issuer that is trusted: PEM, one after the other.
-
-    For `openssl verify -crl_check_all`: all of them go into one file, beside the trust bundle.
-
-    Example: caledger ca crl > crls.pem; openssl verify -crl_check_all -CAfile web-roots.pem
-    -CRLfile crls.pem -untrusted web.pem web.pem
-    """
-    target = find(data=data, context=context, user=user, datacenter=datacenter)
-    found = run(_crl(target, issuer, timeout))
-    if json:
-        import msgspec
-
-        print(msgspec.json.encode(found).decode())
-        if out is None:
-            return
-    if out is None:
-        print("".join(one.crl or "" for one in found.lists), end="")
-    else:
-        with told():
-            _write(out, found)
-    for one in found.lists:
-        say(
-            f"{one.issuer} {one.issuer_key_id}: number {one.number}, {one.revoked} revoked, "
-            f"until {one.next_update:%Y-%m-%d %H:%M:%SZ}"
-        )
 
 
 def tell(answer: bytes, *, json: bool) -> None:
@@ -215,6 +175,12 @@ def spiffe_id(identity: str, *, trust_domain: str, datacenter: str) -> str:
         spiffe.parse(identity)
         return identity
     kind, dot, name = identity.partition(".")
+    if {"*", ">"} & set(name):  # who writes `service.*` does not mean the service of that name
+        raise CliError(
+            f"{identity!r}: one identity can be named, and no pattern; many are chosen by "
+            "--issued-between, --signer or --root",
+            Exit.USAGE,
+        )
     for known in IDENTITY_KINDS:
         if kind == known and (kind in NAMELESS_KINDS) == (not dot) and bool(name) == bool(dot):
             return spiffe.identity_id(known, name, trust_domain=trust_domain, datacenter=datacenter)
@@ -232,7 +198,7 @@ def _chosen(
 ) -> ChosenLeaves:
     """Return which leaves are meant, but for their identity; raises CliError."""
     from services.administration_client import ChosenLeaves
-    from services.cli.selection import read_serial
+    from services.cli.selection import read_root_id, read_serial
     from services.clock import SystemClock
 
     begin = end = None
@@ -244,9 +210,9 @@ def _chosen(
             Exit.USAGE,
         )
     return ChosenLeaves(
-        serials=tuple(map(read_serial, serials)) or None,
+        serials=tuple(dict.fromkeys(map(read_serial, serials))) or None,
         signer=signer,
-        root_id=root,
+        root_id=None if root is None else read_root_id(root),
         issued_from=begin,
         issued_to=end,
     )
@@ -280,6 +246,9 @@ async def _revoke(
             chosen = replace(chosen, identity=whole)
         answer = await it.ca.revoke(chosen, dry_run=True, reason=reason, timeout=it.left)
         counted = read(answer, Outcome)
+        found = await _name_the_others(it, chosen, counted.live_leaves or 0)
+        if not found and request_id is None:
+            raise CliError("nothing was revoked: none of these is a live certificate's", Exit.FAULT)
         if dry_run:
             return answer
         if not counted.live_leaves and request_id is None:
@@ -288,6 +257,41 @@ async def _revoke(
         if not yes:
             await _confirm(it)
         return await _command(it, chosen, reason)
+
+
+async def _name_the_others(it: Session, chosen: ChosenLeaves, live: int) -> bool:
+    """Say which serials are of no leaf that could be revoked; return False where all are unknown.
+
+    Those that were revoked before are known.
+    """
+    from msgspec.structs import replace
+
+    from services.cli.administering import read
+    from services.cli.ca_crl import every_list
+    from services.cli.ca_serials import listed, not_live
+    from services.outcomes import Outcome
+
+    async def count(serials: Sequence[str]) -> int:
+        some = replace(chosen, serials=tuple(serials))
+        answer = await it.ca.revoke(some, dry_run=True, timeout=it.left)
+        return read(answer, Outcome).live_leaves or 0
+
+    serials = chosen.serials or ()
+    others = await not_live(serials, live, count)
+    if not others:
+        return True
+    before = listed(others, await every_list(it))
+    unknown = [serial for serial in others if serial not in before]
+    for what, which in (("revoked before", sorted(before)), ("unknown or expired", unknown)):
+        if which:
+            say(f"{what}: {', '.join(map(_shown, which))}")
+    return len(unknown) < len(serials)
+
+
+def _shown(serial: str) -> str:
+    from services.pki.pem import colon_hex
+
+    return colon_hex(serial)
 
 
 async def _command(it: Session, chosen: ChosenLeaves, reason: RevocationReason) -> bytes:
@@ -304,34 +308,3 @@ async def _confirm(it: Session) -> None:
     with it.paused():
         if not await asyncio.to_thread(typer.confirm, "Revoke them?", err=True):
             raise CliError("nothing was revoked", Exit.FAULT)
-
-
-async def _crl(target: Target, issuer: str | None, timeout: float) -> RevocationLists:
-    """Return the lists; those that did not fit the answer are asked for one by one."""
-    from msgspec.structs import replace
-
-    from services.cli.administering import read, session
-    from services.outcomes import RevocationLists
-
-    async with session(target, timeout=timeout) as it:
-
-        async def ask(which: str | None) -> RevocationLists:
-            answer = await it.ca.revocation_lists(issuer=which, timeout=it.left)
-            return read(answer, RevocationLists)
-
-        found = await ask(issuer)
-        whole = [
-            each if each.crl is not None else (await ask(each.issuer_key_id)).lists[0]
-            for each in found.lists
-        ]
-    return replace(found, lists=tuple(whole))
-
-
-def _write(folder: Path, found: RevocationLists) -> None:
-    from services.nats_access.files import write_atomically
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in found.lists:
-        if not _KEY_ID.fullmatch(one.issuer_key_id):  # it becomes a file's name
-            raise CliError("an answer names an issuer by no key id", Exit.FAULT)
-        write_atomically(folder / f"crl-{one.issuer_key_id}.pem", (one.crl or "").encode())

@@ -13,6 +13,7 @@ from events.leaves import LeafIssued
 from services.cli.common import CliError, Exit
 from services.pki import spiffe
 
+_KEY_ID: Final = re.compile(r"[0-9a-f]{64}")
 _SERIAL: Final = re.compile(r"(?:serial=)?(?:0x)?0*([0-9a-f]{1,40})", re.IGNORECASE)
 
 
@@ -83,6 +84,32 @@ def read_serial(text: str) -> str:
     if found is None:
         raise CliError(f"{text!r} is no serial number: hex digits, with colons or not", Exit.USAGE)
     return found[1].lower()
+
+
+def read_root_id(text: str) -> str:
+    """Return the id of a root as it is shown, with colons or not as typed; raises CliError."""
+    digits = _digits(text)
+    if not re.fullmatch(r"([0-9a-f]{2})+", digits):
+        raise CliError(
+            f"{text!r} is no id of a root: hex digits, as `caledger roots get` shows it", Exit.USAGE
+        )
+    return bytes.fromhex(digits).hex(":")
+
+
+def read_key_id(text: str) -> str:
+    """Return the id of a key as the ledger has it, with colons or not as typed; raises CliError."""
+    digits = _digits(text)
+    if not _KEY_ID.fullmatch(digits):
+        raise CliError(
+            f"{text!r} is no id of a key: 64 hex digits, as `caledger status` shows that of what "
+            "signs leaves, and `caledger ca crl` of every issuer",
+            Exit.USAGE,
+        )
+    return digits
+
+
+def _digits(text: str) -> str:
+    return text.strip().replace(":", "").lower()
 
 
 def _serial_of(recorded: Recorded) -> str | None:

@@ -58,10 +58,9 @@ async def _status(target: Target, timeout: float) -> Status:
         except NoAnswerError as error:
             if not client.nc.is_connected:
                 raise
-            raise CliError(
+            raise NoAnswerError(
                 f"nats-server is there, and no root-manager of {target.datacenter} answers within "
-                f"{timeout:g} s: none runs, or none is well",
-                Exit.UNREACHABLE,
+                f"{timeout:g} s: none runs, or none is well"
             ) from error
 
 

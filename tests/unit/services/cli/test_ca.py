@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,30 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from services.administration_client import overridden
-from services.cli.administering import read_configuration, says
+from services.cli.administering import option_for, read_configuration, says
 from services.cli.app import app
+from services.cli.ca import _warn_of_force
 from services.cli.ca_plan import lines, outcome
 from services.cli.ca_revocation import between, moment, reason_of, spiffe_id, tell
+from services.cli.ca_serials import not_live
 from services.cli.common import CliError, Exit
-from services.outcomes import Change, Outcome, Planned, Verifier
+from services.outcomes import Change, Effect, Outcome, Planned, Verifier
 from services.pki.spiffe import SpiffeIdError
+from services.root_manager.rotation import NO_CROSS_SIGNING
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 KEY = "-----BEGIN EC PRIVATE KEY-----\nabc\n-----END EC PRIVATE KEY-----\n"
+PLANNED = Planned(
+    effect="rotate",
+    state="INITIALIZED",
+    modify_index=7,
+    ledger_sequence=9,
+    private_key_type="ec",
+    private_key_bits=256,
+    leaf_signer="intermediate",
+    live_leaves=0,
+    leaves_as_of=9,
+)
 
 
 def caledger(*arguments: str, stdin: str | None = None) -> tuple[int, str]:
@@ -58,7 +73,9 @@ def test_the_file_is_named_as_in_consul_or_as_everywhere_here(option: str, tmp_p
     assert text == f"Error reading config file: {missing}: No such file or directory"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"text"', "[" * 100_000, "\udc80"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"A": 1, "A": 2}', "null", '"text"', "[" * 100_000, "\udc80"]
+)
 def test_a_file_that_is_no_json_object_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "ca.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
@@ -123,6 +140,14 @@ def test_what_is_said_beside_a_file_takes_the_place_of_what_it_says_in_either_fo
         (("rotate", "--abort", "--force-without-cross-signing"), "--abort goes with --reason only"),
         (("rotate", "--reason", "a mistake"), "--reason goes with --abort"),
         (("revoke",), "say which: --serial, --identity, --signer, --root, or --issued-between"),
+        (
+            ("revoke", "--root", "aa:bb", "--identity", "service.web"),
+            "say one of --serial, --identity, --signer, --root",
+        ),
+        (("revoke", "--root", "root-1"), "'root-1' is no id of a root: hex digits"),
+        (("prune", "xyz"), "'xyz' is no id of a root: hex digits"),
+        (("crl", "--issuer", "ab:cd"), "'ab:cd' is no id of a key: 64 hex digits"),
+        (("rotate", "--request-id", "a b"), "--request-id 'a b': a request id has 1 to 64 of "),
         (("revoke", "--serial", "xyz"), "'xyz' is no serial number"),
         (("revoke", "--serial", "1", "--reason", "bored"), "'bored' is no reason: unspecified, "),
         (("revoke", "--signer", "node1"), "'node1' is no run of a signer"),
@@ -200,7 +225,58 @@ def test_what_is_no_identity_is_refused(text: str) -> None:
         spiffe_id(text, trust_domain="t.consul", datacenter="dc1")
 
 
+@pytest.mark.parametrize("text", ["service.*", "service.web*", "agent.>"])
+def test_a_pattern_is_no_identity_and_what_to_say_instead_is_told(text: str) -> None:
+    with pytest.raises(CliError, match="--issued-between, --signer or --root"):
+        spiffe_id(text, trust_domain="t.consul", datacenter="dc1")
+
+
+@pytest.mark.parametrize("unknown", [set(), {"a"}, {"h"}, {"b", "c", "f"}, set("abcdefgh")])
+async def test_of_many_serials_those_that_are_of_no_live_leaf_are_found(unknown: set[str]) -> None:
+    serials = list("abcdefgh")
+    asked = []
+
+    async def count(some: Sequence[str]) -> int:
+        asked.append(some)
+        return len(set(some) - unknown)
+
+    found = await not_live(serials, await count(serials), count)
+
+    assert set(found) == unknown
+    assert len(asked) <= len(serials)
+
+
 # Answers.
+
+
+@pytest.mark.parametrize(
+    ("effect", "said", "forced", "warned"),
+    [
+        ("rotate", True, False, True),
+        ("rotate", True, True, False),
+        ("rotate", False, False, False),
+        ("configure", True, False, False),
+        ("nothing", True, False, False),
+    ],
+)
+def test_a_files_force_is_warned_of_where_it_would_matter(
+    effect: Effect, said: bool, forced: bool, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {
+        "configuration": {"ForceWithoutCrossSigning": said},
+        "force_without_cross_signing": forced,
+    }
+
+    _warn_of_force(asked, replace(PLANNED, effect=effect))
+
+    assert ("does not count" in capsys.readouterr().err) == warned
+
+
+def test_a_refusal_names_the_option_that_it_speaks_of() -> None:
+    refused = replace(PLANNED, problem_code="bad_config", problem=NO_CROSS_SIGNING)
+
+    assert list(lines(refused))[-1].strip() == "here that is --force-without-cross-signing"
+    assert option_for("CA is already in state") is None
 
 
 def test_a_plan_is_told_in_lines() -> None:

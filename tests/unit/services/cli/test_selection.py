@@ -13,7 +13,7 @@ from events.envelope import Envelope, Recorded
 from events.leadership import LeadershipReleased
 from events.leaves import LeafIssued
 from services.cli.common import CliError, Exit
-from services.cli.selection import Selection
+from services.cli.selection import Selection, read_key_id, read_root_id
 from tests.factories import NOW, WEB, service_uri
 
 LEAF_ISSUED = Path(__file__).parents[3] / "golden" / "events" / "caledger.leaf.issued.v1.json"
@@ -117,3 +117,15 @@ def test_what_is_no_serial_is_refused(written: str) -> None:
         Selection.of(serial=written)
 
     assert refused.value.code is Exit.USAGE
+
+
+def test_ids_are_typed_as_they_are_shown_in_capitals_or_without_colons() -> None:
+    for text in ("AA:bb:0c", "aabb0c", " aa:bb:0c "):
+        assert read_root_id(text) == "aa:bb:0c"
+    key_id = "ab" * 32
+    for text in (key_id, key_id.upper(), ":".join(["AB"] * 32)):
+        assert read_key_id(text) == key_id
+    with pytest.raises(CliError, match="no id of a root"):
+        read_root_id("abc")
+    with pytest.raises(CliError, match="no id of a key"):
+        read_key_id("abcd")
