@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 from services.observed import Observed
 from services.refusals import RefusedError
 from services.signer.holdings import Holdings
 from services.signer.work import Decided, Signed, Work
+
+_NOT_THERE: Final = frozenset({"not_found", "pending"})
 
 
 class SignerMetrics:
@@ -30,6 +33,11 @@ class SignerMetrics:
         )
         self._refused = metrics.counter(
             "caledger_requests_refused", "Requests that were refused, by error code.", "code"
+        )
+        self._not_there = metrics.counter(
+            "caledger_lookups_unanswered",
+            "Look-ups of request ids that have no certificate, or none yet, by error code.",
+            "code",
         )
         self._sign = metrics.histogram(
             "caledger_sign_seconds", "From a request that is heard to its new certificate's reply."
@@ -77,8 +85,9 @@ class SignerMetrics:
         self._repeated.inc()
 
     def refused(self, refused: RefusedError) -> None:
-        """Count a refusal; a look-up that finds nothing is one."""
-        self._refused.labels(refused.code).inc()
+        """Count a refusal; apart from these, a look-up that finds nothing: nobody was refused."""
+        counter = self._not_there if refused.code in _NOT_THERE else self._refused
+        counter.labels(refused.code).inc()
 
     def waited(self, seconds: float) -> None:
         """Take note of how long a request waited for its turn, whether it came or not."""

@@ -76,10 +76,15 @@ def test_what_was_given_out_is_counted_and_what_is_decided_anew_is_not() -> None
 
     metrics.refused(RefusedError("rate_limited", "later"))
     metrics.refused(RefusedError("rate_limited", "later"))
+    metrics.refused(RefusedError("not_found", "no certificate was issued"))
+    metrics.refused(RefusedError("pending", "not done"))
     metrics.repeated()
     metrics.waited(0.5)
 
     assert value("caledger_requests_refused_total", {"code": "rate_limited"}) == 2
+    for code in ("not_found", "pending"):  # a question was answered: nobody was refused
+        assert value("caledger_requests_refused_total", {"code": code}) is None
+        assert value("caledger_lookups_unanswered_total", {"code": code}) == 1
     assert value("caledger_requests_repeated_total") == 1
     assert value("caledger_rate_limit_wait_seconds_sum") == 0.5
     assert observed.health.missing() == {"authority": "the ledger was not followed yet"}
