@@ -46,8 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A certificate authority whose only source of truth is a ledger on NATS JetStream.",
-    epilog="Exit codes: 0 done; 1 refused by the CA, or a fault found; 2 options, files or "
-    "configuration that cannot be used; "
+    epilog="Exit codes: 0 done; 1 refused by the CA, or a fault found; 2 options that cannot be "
+    "meant, or files that cannot be read; "
     "3 not reachable, or no answer in time; 4 not permitted.",
 )
 app.command("dev")(dev.dev)
