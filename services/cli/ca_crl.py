@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -22,6 +23,7 @@ from services.cli.common import (
     say,
     told,
 )
+from services.wording import moment
 
 if TYPE_CHECKING:
     from projections.bundle import Roots
@@ -80,11 +82,17 @@ def crl(
     for one in found.lists:
         say(
             f"{one.issuer} {one.issuer_key_id}: number {one.number}, {one.revoked} revoked, "
-            f"until {one.next_update:%Y-%m-%d %H:%M:%SZ}"
+            f"until {moment(one.next_update)}"
         )
+    for note in lists_elsewhere(bundle):
+        say(note)
+
+
+def lists_elsewhere(bundle: Roots) -> Iterator[str]:
+    """Say below which roots a verifier needs lists that are not ours."""
     for root in bundle.roots:
         if root.root_cert.count(_CERTIFICATE) > 1:
-            say(
+            yield (
                 f"root {root.id} stands below others: -crl_check_all takes the lists of those CAs "
                 "too, which they issue themselves"
             )

@@ -13,10 +13,12 @@ import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
+from projections.bundle import BundleRoot, Roots
 from services.administration_client import overridden
 from services.cli.administering import option_for, read_configuration, says
 from services.cli.app import app
 from services.cli.ca import _warn_of_force
+from services.cli.ca_crl import lists_elsewhere
 from services.cli.ca_plan import lines, outcome
 from services.cli.ca_revocation import between, moment, reason_of, spiffe_id, tell
 from services.cli.ca_serials import not_live
@@ -386,6 +388,34 @@ def test_a_moment_of_an_answer_is_told_to_the_second_in_utc() -> None:
     )
 
     assert next(outcome(told)).endswith("signs from 2026-08-01 12:00:00Z on")
+
+
+def test_below_an_external_root_it_is_told_that_other_cas_have_lists_as_well() -> None:
+    ours, below = (
+        BundleRoot(
+            id=root_id,
+            name="a root",
+            serial_number=1,
+            serial_number_hex="01",
+            signing_key_id="aa",
+            external_trust_domain="t",
+            not_before=NOW,
+            not_after=NOW,
+            root_cert="-----BEGIN CERTIFICATE-----\n" * certificates,
+            intermediate_certs=None,
+            active=True,
+            private_key_type="ec",
+            private_key_bits=256,
+            create_index=1,
+            modify_index=1,
+        )
+        for root_id, certificates in (("aa:bb", 1), ("cc:dd", 2))
+    )
+    bundle = Roots(
+        active_root_id="cc:dd", trust_domain="t.consul", roots=(ours, below), ledger_sequence=3
+    )
+
+    assert [note.split()[1] for note in lists_elsewhere(bundle)] == ["cc:dd"]
 
 
 def test_of_many_identities_those_with_most_leaves_are_shown() -> None:
