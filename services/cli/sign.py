@@ -241,13 +241,13 @@ def _submitted(request_id: str, *, json: bool) -> None:
 
 def _summary(files: SigningFiles, reply: bytes) -> None:
     from services.cli.signing_files import read_reply
+    from services.wording import moment
 
     issued = read_reply(reply)
     written = [files.certificate, *([files.key] if files.key_is_here else []), files.roots]
-    form = "%Y-%m-%d %H:%M:%SZ"
     print(issued.service_uri or issued.agent_uri or issued.kind_uri or issued.server_uri)
     print(f"  serial  {issued.serial_number}")
-    print(f"  valid   {issued.valid_after:{form}} to {issued.valid_before:{form}}")
+    print(f"  valid   {moment(issued.valid_after)} to {moment(issued.valid_before)}")
     print(f"  ledger  sequence {issued.ledger_sequence}, event {issued.event_id}")
     print(f"  files   {', '.join(map(str, written))}")
     say(

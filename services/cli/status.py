@@ -19,6 +19,7 @@ from services.cli.common import (
     run,
     show,
 )
+from services.wording import counted, moment
 
 if TYPE_CHECKING:
     from services.cli.common import Target
@@ -72,8 +73,9 @@ def _show(told: Status) -> None:
     _line("leader", leader)
     _line("provider", told.provider.name or "none yet")
     for failure in told.provider.failures:
-        again = f"{failure.next_try:%H:%M:%S} UTC"
-        _line("", f"{failure.what} fails, {failure.attempts} times, again {again}: {failure.error}")
+        often = counted(failure.attempts, "time")
+        again = moment(failure.next_try)
+        _line("", f"{failure.what} fails, {often}, again {again}: {failure.error}")
     _certificates(told)
     end = "unknown" if told.ledger_sequence is None else str(told.ledger_sequence)
     _line("ledger", f"ends at {end}, authority at {told.position}")
@@ -97,7 +99,7 @@ def _certificates(told: Status) -> None:
         _line("signed by", f"{signing.issuer}, key {signing.key_id}")
         _line("", f"until {signing.not_after:%Y-%m-%d}, {_left(signing.seconds_left)}")
     if told.rotation is not None:
-        at = f"{told.rotation.activate_at:%Y-%m-%d %H:%M:%S} UTC"
+        at = moment(told.rotation.activate_at)
         _line("rotation", f"to {told.rotation.root_id}, not before {at}")
     if told.renewal is not None:
         _line("renewal", f"of the intermediate, key {told.renewal.key_id}")

@@ -33,6 +33,7 @@ from services.status import (
     WarningStatus,
     ranges,
 )
+from services.wording import counted, moment
 
 SIGNERS_TOLD_MAX: Final = 1_000  # more than can hold partitions
 LAG_MAX: Final = 1_000  # entries; of projections that are further behind it is told
@@ -130,9 +131,9 @@ def _certificates_why(facts: Facts) -> Iterator[str]:
         yield "no root is active" if root is None else "there is no certificate to sign leaves with"
         return
     if (ends := root_ends(root)) <= facts.now:
-        yield f"the active root has expired, {ends:%Y-%m-%d %H:%M:%S} UTC"
+        yield f"the active root has expired, {moment(ends)}"
     if signing_cert.issuer == "intermediate" and signing_cert.not_after <= facts.now:
-        yield f"the intermediate has expired, {signing_cert.not_after:%Y-%m-%d %H:%M:%S} UTC"
+        yield f"the intermediate has expired, {moment(signing_cert.not_after)}"
 
 
 def _signers_why(facts: Facts) -> Iterator[str]:
@@ -293,7 +294,8 @@ def _warnings(facts: Facts) -> Iterator[WarningStatus]:
         yield WarningStatus(
             kind="provider",
             level="error",
-            message=f"{failure.what} fails ({failure.count} times): {clip(failure.reason)}",
+            message=f"{failure.what} fails ({counted(failure.count, 'time')}): "
+            f"{clip(failure.reason)}",
         )
     lag = _projections(facts).lag
     if lag is not None and lag > LAG_MAX:
@@ -308,15 +310,15 @@ def _warnings(facts: Facts) -> Iterator[WarningStatus]:
 
 def _fault_warnings(faults: Faults) -> Iterator[WarningStatus]:
     for found, what in (
-        (faults.void, "void entries"),
-        (faults.irregular, "irregular certificates"),
+        (faults.void, ("void entry", "void entries")),
+        (faults.irregular, ("irregular certificate", "irregular certificates")),
     ):
         if found.count:
             yield WarningStatus(
                 kind="ledger",
                 level="error",
-                message=f"{found.count} {what} are on the ledger, the first at sequence "
-                f"{found.first[0]}: `caledger ledger verify` says what they break",
+                message=f"{counted(found.count, *what)} on the ledger, the first at sequence "
+                f"{found.first[0]}: `caledger ledger verify` says what is broken",
             )
 
 

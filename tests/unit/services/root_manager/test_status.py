@@ -150,7 +150,7 @@ async def test_a_failure_that_stops_no_signature_is_only_a_warning(dc: Datacente
 
     assert told.can_sign
     [warning] = told.warnings
-    assert "renewing the intermediate fails (1 times): the HSM is on holiday" in warning.message
+    assert "renewing the intermediate fails (1 time): the HSM is on holiday" in warning.message
 
 
 async def test_an_expired_certificate_is_why_it_cannot(dc: Datacenter) -> None:
@@ -243,7 +243,7 @@ async def test_projections_that_are_far_behind_and_faults_are_warned_of(dc: Data
 
     assert [warning.kind for warning in told.warnings] == ["projections", "ledger"]
     assert "1001 entries behind" in told.warnings[0].message
-    assert "2 void entries are on the ledger, the first at sequence 7" in told.warnings[1].message
+    assert "2 void entries on the ledger, the first at sequence 7" in told.warnings[1].message
     assert status(facts(dc, last_sequence=9_000, projected=8_000)).warnings == ()
 
 
