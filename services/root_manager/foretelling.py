@@ -159,6 +159,11 @@ def _warnings(state: AuthorityState, wanted: Wanted, plan: Plan, now: datetime) 
                 "the new root's two certificates OpenSSL and GnuTLS look at the one that the old "
                 "root signed, and refuse the new leaves otherwise"
             )
+        if active.published.chain:
+            yield (
+                "whoever trusts only the root above the old one refuses the new leaves: the trust "
+                "bundle is needed, this one or the one before, with all of its certificates"
+            )
     if plan.effect == "configure" and active is not None:
         yield from _of_lives(state, wanted, root_ends(active), now)
     yield from _of_the_next_rotation(state, wanted, plan)

@@ -285,5 +285,8 @@ async def test_below_an_external_root_a_plan_says_who_needs_more_than_that(
     told = await planned(dc, Config=config, ForceWithoutCrossSigning=force)
 
     assert told["Verifiers"][2]["Holds"] == "the new root with what is above it"
-    warned = [text for text in told["Warnings"] if "trusts only the root above" in text]
+    warned = [text for text in told["Warnings"] if "trusts only the root above the new" in text]
     assert len(warned) == (not force)
+    assert await done(dc, Config=config, ForceWithoutCrossSigning=force) == "rotate"
+    away = await planned(dc, Config={})
+    assert any("trusts only the root above the old" in text for text in away["Warnings"])
