@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final, assert_never
 
-from cryptography import x509
 from msgspec.structs import replace
 
 from events.authority import (
@@ -29,6 +27,7 @@ from events.leadership import LeadershipAcquired, LeadershipReleased
 from events.revocation import CrlIssued, LeavesRevoked
 from events.signers import SignersAssigned
 from events.subjects import Family
+from projections import bridges
 from projections.authority import (
     AuthorityState,
     Commanded,
@@ -216,7 +215,7 @@ def _root(
             state = _asked(state, event)
             if (root := roots.pop(event.root_id, None)) is not None:
                 state = replace(state, pruned={**state.pruned, event.root_id: root})
-                state = _bridge_revoked(state, root, recorded)
+                state = bridges.revoked(state, root, recorded)
         case _:
             assert_never(event)
     return replace(state, roots=roots, bundle_sequence=sequence)
@@ -240,7 +239,7 @@ def _leaf_signer(
     recorded: Recorded,
 ) -> AuthorityState:
     root, sequence = state.roots.get(event.root_id), recorded.sequence
-    above = _above(state, root, recorded.envelope.time) if root is not None else ()
+    above = bridges.above(state, root, recorded.envelope.time) if root is not None else ()
     match event:
         case IntermediateInstalled():
             certificate, chain = event.certificate, (event.certificate, *above)
@@ -262,58 +261,6 @@ def _leaf_signer(
         roots=roots,
         renewal=None,
         bundle_sequence=sequence,
-    )
-
-
-def _above(state: AuthorityState, root: Root, at: datetime) -> tuple[bytes, ...]:
-    """Return what verifiers need between what signs leaves and their trust anchors.
-
-    The bridge from the root before, unless it has expired; then, of a root that others signed,
-    itself and those above it without the anchor: who trusts that alone cannot know them. In this
-    order, since OpenSSL and GnuTLS take the first of two certificates for one key and look at no
-    other: who has a bundle, this one or the one before, finds a way either way. Once the root
-    before is not trusted any more, who trusts the anchor alone comes first. What is above the
-    root before is left out: GnuTLS would not find the new root's own trust then.
-    """
-    published, cross_signed = root.published, root.published.cross_signed
-    own = (published.certificate, *published.chain[:-1]) if published.chain else ()
-    if cross_signed is None or (_ends(cross_signed) or at) <= at:
-        return own
-    return (cross_signed, *own) if root.crossed_by in state.roots else (*own, cross_signed)
-
-
-def _ends(certificate: bytes) -> datetime | None:
-    try:
-        return x509.load_der_x509_certificate(certificate).not_valid_after_utc
-    except ValueError:
-        return None  # `verify` says so
-
-
-def _bridge_revoked(state: AuthorityState, root: Root, recorded: Recorded) -> AuthorityState:
-    """Revoke, with a root, what the root before signed of it: it would be a way around.
-
-    It stays revoked should the root come again, which gets another bridge then.
-    """
-    by = state.roots.get(root.crossed_by or "")
-    if by is None or root.published.cross_signed is None:
-        return state
-    try:
-        bridge = x509.load_der_x509_certificate(root.published.cross_signed)
-    except ValueError:
-        return state
-    key_id = by.published.key_id
-    revoked = Revoked(
-        sequence=recorded.sequence,
-        identity=root.published.root_id,
-        at=recorded.envelope.time,
-        reason="cessation_of_operation",
-        not_after=bridge.not_valid_after_utc,
-    )
-    bridges = {**state.bridges.get(key_id, {}), f"{bridge.serial_number:032x}": revoked}
-    return replace(
-        state,
-        bridges={**state.bridges, key_id: bridges},
-        revoked_sequence={**state.revoked_sequence, key_id: recorded.sequence},
     )
 
 

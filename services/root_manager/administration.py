@@ -1,7 +1,7 @@
 """Commands to the CA manager: what each leads to, and what is answered.
 
-A command may carry a request id: asked again under it, also of the next leader, it gets the outcome
-of the first time and is not carried out twice.
+A command may carry a request id: asked again under it, also of the next leader, it is told what
+became of it and is not carried out twice.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from events.base import Struct
 from events.subjects import Subjects
 from projections.authority import AuthorityState
 from projections.issuance import WentBackError
+from services import wording
 from services.outcomes import Outcome, Planned
 from services.refusals import RefusedError
 from services.root_manager import configuration, repeated
@@ -195,7 +196,7 @@ class Administration:
         return self._outcome(
             "rotating",
             root_id=rotation.started.root_id,
-            activate_at=rotation.started.activate_at.isoformat(),
+            activate_at=rotation.started.activate_at.isoformat(timespec="seconds"),
         )
 
     async def _abort(self, turn: Turn, asked: Asked) -> Outcome:
@@ -238,8 +239,9 @@ class Administration:
         if details["live_leaves"] and not command.force:
             raise RefusedError(
                 "conflict",
-                f"{details['live_leaves']} leaves below root {command.root_id} have not expired: "
-                "verifiers would not accept them any more; prune it all the same with force",
+                f"{wording.counted(details['live_leaves'], 'live leaf', 'live leaves')} below root "
+                f"{command.root_id}: "
+                "verifiers would not accept what is valid still; prune it all the same with force",
             )
         pruned = tuple(
             RootPruned(

@@ -13,6 +13,7 @@ from projections.authority import AuthorityState
 from projections.issuance import LiveLeaves
 from services.outcomes import Change, Planned, Verifier
 from services.pki import certificates
+from services.pki.certificates import CA_BACKDATE
 from services.root_manager import rotation
 from services.root_manager.configuration import Wanted, shown
 from services.root_manager.expiry import root_ends
@@ -27,7 +28,9 @@ def foretold(
     config = wanted.config
     refused = plan.problem is not None
     rotates = plan.effect == "rotate" and not refused
-    active_at = now + timedelta(seconds=wanted.wait_seconds)
+    given = wanted.config.root_certificates
+    begins = certificates.load(given[0]).not_valid_before_utc if given else now - CA_BACKDATE
+    active_at = rotation.activation(begins, wanted.wait_seconds, now)
     return Planned(
         effect=plan.effect,
         state=state.ca_state,
@@ -49,7 +52,9 @@ def foretold(
             if rotates
             else None
         ),
-        effects=() if refused else tuple(_effects(state, wanted, plan, live.count, active_at)),
+        effects=()
+        if refused
+        else tuple(_effects(state, wanted, plan, live.count, active_at=active_at, now=now)),
         warnings=() if refused else tuple(_warnings(state, wanted, plan, now)),
     )
 
@@ -82,7 +87,13 @@ def _verifiers(wanted: Wanted, *, crossed: bool) -> tuple[Verifier, ...]:
 
 
 def _effects(
-    state: AuthorityState, wanted: Wanted, plan: Plan, live: int, active_at: datetime
+    state: AuthorityState,
+    wanted: Wanted,
+    plan: Plan,
+    live: int,
+    *,
+    active_at: datetime,
+    now: datetime,
 ) -> Iterator[str]:
     config = wanted.config
     match plan.effect:
@@ -93,7 +104,7 @@ def _effects(
             yield _signer(wanted)
         case "rotate":
             yield f"another root is published: {_root(wanted)}"
-            waits = wanted.wait_seconds > 0
+            waits = active_at > now
             yield f"it is active {f'at {moment(active_at)}' if waits else 'at once'}"
             yield _signer(wanted)
             yield (

@@ -18,6 +18,7 @@ from services.pki import certificates
 from services.root_manager import rotation
 from services.root_manager.configuration import Wanted
 from services.root_manager.expiry import root_ends
+from services.wording import moment
 
 ROOT_FIELDS: Final = (
     "private_key_type",
@@ -126,8 +127,8 @@ def _too_late(wanted: Wanted, now: datetime) -> str | None:
     begins = now + timedelta(seconds=wanted.wait_seconds)
     if wanted.wait_seconds > 0 and rotation.expires_too_soon(end, config, begins):
         return (
-            f"the new root would be active at {begins} and expires at {end}, before its leaves do: "
-            "wait for a shorter time"
+            f"the new root would be active at {moment(begins)} and expires at {moment(end)}, "
+            "before its leaves do: wait for a shorter time"
         )
     return None
 
@@ -141,7 +142,8 @@ def _of_this_root(root: Root, before: CAConfig, config: CAConfig, now: datetime)
     end = root_ends(root)
     if config.leaf_signer != before.leaf_signer and end <= now:
         return Problem(
-            code="bad_config", message=f"the active root expired at {end}: rotate to another one"
+            code="bad_config",
+            message=f"the active root expired at {moment(end)}: rotate to another one",
         )
     allowed = certificates.cas_allowed_below((root.published.certificate, *root.published.chain))
     if config.leaf_signer == "intermediate" != before.leaf_signer and (
@@ -156,6 +158,6 @@ def _of_this_root(root: Root, before: CAConfig, config: CAConfig, now: datetime)
     if longer and config.root_certificates and rotation.expires_too_soon(end, config, now):
         return Problem(
             code="bad_config",
-            message=f"the root, or one above it, expires at {end}, before its leaves do",
+            message=f"the root, or one above it, expires at {moment(end)}, before its leaves",
         )
     return None

@@ -339,7 +339,7 @@ async def test_a_compromised_root_is_pruned_by_force_which_says_whom_it_cuts_off
 
     told = await dc.command(SUBJECTS.roots_prune, RootID=old.published.root_id, DryRun=True)
     assert (told["Outcome"], told["LiveLeaves"]) == ("would be pruned", 2)
-    with pytest.raises(RefusedError, match="2 leaves below root"):
+    with pytest.raises(RefusedError, match="2 live leaves below root"):
         await dc.command(SUBJECTS.roots_prune, RootID=old.published.root_id)
     told = await dc.command(SUBJECTS.roots_prune, RootID=old.published.root_id, Force=True)
 
