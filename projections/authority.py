@@ -84,6 +84,16 @@ class Renewal(Struct):
     sequence: int
 
 
+class Crossing(Struct):
+    """A root's key that another root signed: whoever trusts that one can be led to this one."""
+
+    root_id: str
+    key_id: str
+    by: str  # id of the root that signed
+    serial: str  # of the certificate, in hex
+    not_after: Moment
+
+
 class Revoked(Struct):
     """What a list says of a certificate, and whose it is."""
 
@@ -130,6 +140,8 @@ class AuthorityState(Struct):
     issuer_changed: int = 0  # sequence since when it does: no other signed any leaf after that
     signers: Mapping[str, SignerGrant] = {}
     revoked: Mapping[str, Mapping[str, Revoked]] = {}  # by issuer's key id, then by serial
+    crossings: tuple[Crossing, ...] = ()  # all there ever were
+    given_up: tuple[str, ...] = ()  # ids of commands whose rotations were; the last REQUESTS_KNOWN
     bridges: Mapping[str, Mapping[str, Revoked]] = {}  # of pruned roots, by who signed them across
     revoked_sequence: Mapping[str, int] = {}  # by issuer's key id, of its last revocation
     crls: Mapping[str, Crl] = {}  # by issuer's key id

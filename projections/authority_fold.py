@@ -137,7 +137,7 @@ def evolve(state: AuthorityState, recorded: Recorded) -> AuthorityState:
                 rotation=Rotation(started=event, sequence=sequence),
             )
         case RotationAborted():
-            return replace(_asked(state, event), rotation=None)
+            return replace(_asked(_given_up(state), event), rotation=None)
         case RootPublished() | RootActivated() | RootRetired() | RootPruned():
             return _root(state, event, recorded)
         case IntermediateRequested():
@@ -164,6 +164,14 @@ def _asked(state: AuthorityState, event: Commanded) -> AuthorityState:
     while len(requests) > REQUESTS_KNOWN:
         del requests[next(iter(requests))]
     return replace(state, requests=requests)
+
+
+def _given_up(state: AuthorityState) -> AuthorityState:
+    """Remember, of the command that began the rotation, that it led to nothing."""
+    began = state.rotation.started.request_id if state.rotation is not None else None
+    if began is None:
+        return state
+    return replace(state, given_up=(*state.given_up, began)[-REQUESTS_KNOWN:])
 
 
 def _key(state: AuthorityState, event: KeyCreated | KeyShared | KeyDestroyed) -> AuthorityState:
@@ -193,6 +201,8 @@ def _root(
             pruned = {key: root for key, root in state.pruned.items() if key != event.root_id}
             state = replace(state, pruned=pruned)  # one that was taken back may come again
             active = state.active_root if event.cross_signed is not None else None
+            if active is not None and (bridge := bridges.crossing(event, active)) is not None:
+                state = replace(state, crossings=(*state.crossings, bridge))
             roots[event.root_id] = Root(
                 published=event,
                 active=False,

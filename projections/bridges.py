@@ -7,8 +7,10 @@ from datetime import datetime
 from cryptography import x509
 from msgspec.structs import replace
 
+from events.authority import RootPublished
 from events.envelope import Recorded
-from projections.authority import AuthorityState, Revoked, Root
+from projections.authority import AuthorityState, Crossing, Revoked, Root
+from projections.unreadable import UNREADABLE
 
 
 def above(state: AuthorityState, root: Root, at: datetime) -> tuple[bytes, ...]:
@@ -23,41 +25,75 @@ def above(state: AuthorityState, root: Root, at: datetime) -> tuple[bytes, ...]:
     """
     published, cross_signed = root.published, root.published.cross_signed
     own = (published.certificate, *published.chain[:-1]) if published.chain else ()
-    if cross_signed is None or (_ends(cross_signed) or at) <= at:
+    bridge = next((one for one in reversed(state.crossings) if _is_of(one, root)), None)
+    if cross_signed is None or bridge is None or bridge.not_after <= at:
         return own
     return (cross_signed, *own) if root.crossed_by in state.roots else (*own, cross_signed)
 
 
-def _ends(certificate: bytes) -> datetime | None:
+def _is_of(bridge: Crossing, root: Root) -> bool:
+    return (bridge.root_id, bridge.by) == (root.published.root_id, root.crossed_by)
+
+
+def crossing(published: RootPublished, by: Root) -> Crossing | None:
+    """Return what a new root's bridge is; None where it cannot be read: `verify` says so."""
+    assert published.cross_signed is not None
     try:
-        return x509.load_der_x509_certificate(certificate).not_valid_after_utc
-    except ValueError:
-        return None  # `verify` says so
+        bridge = x509.load_der_x509_certificate(published.cross_signed)
+        return Crossing(
+            root_id=published.root_id,
+            key_id=published.key_id,
+            by=by.published.root_id,
+            serial=f"{bridge.serial_number:x}",
+            not_after=bridge.not_valid_after_utc,
+        )
+    except UNREADABLE:
+        return None
+
+
+def ways_to(state: AuthorityState, root_id: str) -> frozenset[str]:
+    """Return a root and all that lead to it, over bridges that there ever were.
+
+    Also over roots that are trusted no more: their bridges still are certificates.
+    """
+    roots = {**state.pruned, **state.roots}
+    if root_id not in roots:
+        return frozenset({root_id})
+    seen, keys = {root_id}, {roots[root_id].published.key_id}
+    found = True
+    while found:
+        found = False
+        for one in state.crossings:
+            if one.key_id in keys and one.by not in seen and one.by in roots:
+                seen.add(one.by)
+                keys.add(roots[one.by].published.key_id)
+                found = True
+    return frozenset(seen)
 
 
 def revoked(state: AuthorityState, root: Root, recorded: Recorded) -> AuthorityState:
-    """Revoke, with a root, what the root before signed of it: it would be a way around.
+    """Revoke, with a root, what trusted roots signed of it: it would be a way around.
 
     It stays revoked should the root come again, which gets another bridge then.
     """
-    by = state.roots.get(root.crossed_by or "")
-    if by is None or root.published.cross_signed is None:
-        return state
-    try:
-        bridge = x509.load_der_x509_certificate(root.published.cross_signed)
-    except ValueError:
-        return state
-    key_id = by.published.key_id
-    entry = Revoked(
-        sequence=recorded.sequence,
-        identity=root.published.root_id,
-        at=recorded.envelope.time,
-        reason="cessation_of_operation",
-        not_after=bridge.not_valid_after_utc,
-    )
-    ours = {**state.bridges.get(key_id, {}), f"{bridge.serial_number:032x}": entry}
-    return replace(
-        state,
-        bridges={**state.bridges, key_id: ours},
-        revoked_sequence={**state.revoked_sequence, key_id: recorded.sequence},
-    )
+    for one in state.crossings:
+        by = state.roots.get(one.by)
+        if one.root_id != root.published.root_id or by is None:
+            continue
+        key_id = by.published.key_id
+        entry = Revoked(
+            sequence=recorded.sequence,
+            identity=one.root_id,
+            at=recorded.envelope.time,
+            reason="cessation_of_operation",
+            not_after=one.not_after,
+        )
+        if one.serial in state.bridges.get(key_id, {}):
+            continue
+        ours = {**state.bridges.get(key_id, {}), one.serial: entry}
+        state = replace(
+            state,
+            bridges={**state.bridges, key_id: ours},
+            revoked_sequence={**state.revoked_sequence, key_id: recorded.sequence},
+        )
+    return state

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final, Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
@@ -16,6 +16,7 @@ from cryptography.x509 import verification
 from events.base import utc
 from events.leaves import LeafIssued
 from projections.authority import AuthorityState, Issuer
+from projections.unreadable import UNREADABLE
 
 LeafCheck = Literal["leaf_fields", "leaf_signature", "leaf_chain"]
 
@@ -35,7 +36,7 @@ class LeafVerifier:
             certificate = x509.load_der_x509_certificate(leaf.certificate)
             issuer = state.issuers.get(leaf.issuer_key_id)
             yield from _fields(leaf, certificate, self._key_named_by(issuer, leaf))
-        except (ValueError, OverflowError, UnsupportedAlgorithm) as error:
+        except UNREADABLE as error:
             yield "leaf_fields", f"its certificate cannot be read: {error}"
             return
         if issuer is None:
@@ -52,7 +53,7 @@ class LeafVerifier:
             ):
                 yield "leaf_chain", "is valid when its issuer is not"
             self._verify(certificate, [self._issuer(der) for der in issuer.chain], state)
-        except (ValueError, UnsupportedAlgorithm, verification.VerificationError) as error:
+        except (*UNREADABLE, verification.VerificationError) as error:
             yield "leaf_chain", f"does not verify against the bundle of its time: {error}"
 
     def _key_named_by(self, issuer: Issuer | None, leaf: LeafIssued) -> str | None:

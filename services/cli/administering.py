@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -45,6 +45,7 @@ class Session:
         self.client = client
         self.ca = AdministrationClient(client)
         self.request_id = request_id or new_request_id()
+        self.typed: Sequence[str] | None = None  # what to type to say the same again
         self._deadline = deadline
 
     @property
@@ -71,7 +72,7 @@ class Session:
             assert judged is not None, "it is told"
             raise CliError(
                 f"{judged}; {_LOOK}; it may have been done all the same: this tells, and does it "
-                f"once: {again('--request-id', self.request_id)}",
+                f"once: {again('--request-id', self.request_id, typed=self.typed)}",
                 judged.code,
             ) from error
 

@@ -22,6 +22,15 @@ def again(
     return shlex.join(["caledger", *kept[:place], *said, *kept[place:]])
 
 
+def with_values(option: str, *values: str, typed: Sequence[str] | None = None) -> list[str]:
+    """Return what was typed, with other values of an option that is there and takes so many."""
+    words = list(sys.argv[1:] if typed is None else typed)
+    if option in words:
+        place = words.index(option) + 1
+        words[place : place + len(values)] = values
+    return words
+
+
 def _kept(typed: Sequence[str], without: Collection[str]) -> Iterator[str]:
     words = iter(typed)
     for word in words:

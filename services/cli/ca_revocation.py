@@ -233,11 +233,16 @@ async def _revoke(
     from msgspec.structs import replace
 
     from services.cli.administering import read, session
+    from services.cli.again import with_values
     from services.cli.ca_plan import outcome
     from services.cli.signing_files import read_bundle
     from services.outcomes import Outcome
 
     async with session(target, timeout=timeout, request_id=request_id) as it:
+        if chosen.issued_from is not None and chosen.issued_to is not None:
+            # "2h" would be another time when it is typed again.
+            times = chosen.issued_from.isoformat(), chosen.issued_to.isoformat()
+            it.typed = with_values("--issued-between", *times)
         if identity is not None:
             bundle = read_bundle(await it.client.stored_roots(timeout=it.left))
             whole = spiffe_id(

@@ -14,27 +14,17 @@ from functools import cache
 from typing import Final, Literal
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from events.base import KeyType
+from projections.unreadable import UNREADABLE
 from services.keys.interface import PublicKey
 from services.pki import der, spiffe
 
 CA_BACKDATE: Final = timedelta(hours=1)  # for verifiers whose clocks are behind (architecture 8)
 LEAF_BACKDATE: Final = timedelta(minutes=1)  # Consul's CertificateTimeDriftBuffer
-
-
-_UNREADABLE: Final = (
-    ValueError,
-    UnsupportedAlgorithm,  # a curve, say, that cryptography does not know
-    x509.InvalidVersion,
-    x509.ExtensionNotFound,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 class CertificateError(ValueError):
@@ -51,7 +41,7 @@ def reading(problem: str) -> Iterator[None]:
         yield
     except CertificateError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise CertificateError(f"{problem}: {error}") from error
 
 

@@ -6,14 +6,15 @@ became of it and is not carried out twice.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
-from events.authority import CAConfig, CAConfigured, RootPruned, RotationStarted
+from events.authority import CAConfig, CAConfigured, RootPruned
 from events.base import Struct
 from events.subjects import Subjects
+from projections import bridges
 from projections.authority import AuthorityState
 from projections.issuance import WentBackError
 from services import wording
@@ -26,7 +27,7 @@ from services.root_manager.configuration import Wanted
 from services.root_manager.foretelling import foretold
 from services.root_manager.manager import CaManager
 from services.root_manager.planning import Plan, plan
-from services.root_manager.pruning import issuers_below, with_those_before
+from services.root_manager.pruning import issuers_below
 from services.root_manager.repeated import LedTo, is_done
 from services.root_manager.revocation import counted
 from services.root_manager.rotation import NewRoot
@@ -132,7 +133,7 @@ class Administration:
 
     async def _rotate(self, turn: Turn, asked: Asked) -> Outcome:
         command = read(asked.body, Rotate)
-        if self._is_done(command.request_id, repeated.rotated):
+        if self._is_done(command.request_id, repeated.rotated(command.force_without_cross_signing)):
             return await self._repeated(turn, command.request_id)
         state = self._tools.state
         before = _config(state)
@@ -176,11 +177,8 @@ class Administration:
     async def _repeated(self, turn: Turn, request_id: str | None) -> Outcome:
         """Tell what became of a change that was carried out before."""
         state = self._tools.state
-        event = state.requests[request_id] if request_id is not None else None
-        if isinstance(event, RotationStarted):
-            gone = state.pruned.get(event.root_id)
-            if gone is not None and gone.taken_back:
-                return self._outcome("aborted")
+        if request_id in state.given_up:
+            return self._outcome("aborted")
         return await self._rotated(turn, "done", request_id)
 
     async def _rotated(self, turn: Turn, outcome: str, request_id: str | None) -> Outcome:
@@ -190,9 +188,11 @@ class Administration:
             return self._outcome(outcome)
         await self._manager.publish(turn)
         await self._manager.rotations.go_on(turn)
-        rotation = self._tools.state.rotation
+        root_id, rotation = rotation.started.root_id, self._tools.state.rotation
         if rotation is None:
-            return self._outcome(outcome)
+            root = self._tools.state.roots.get(root_id)
+            is_active = root is not None and root.active
+            return self._outcome(outcome if is_active else "aborted")
         return self._outcome(
             "rotating",
             root_id=rotation.started.root_id,
@@ -212,18 +212,12 @@ class Administration:
 
     async def _prune(self, turn: Turn, asked: Asked) -> Outcome:
         command = read(asked.body, Prune)
-        if self._is_done(command.request_id, repeated.pruned(command.root_id)):
-            return self._outcome("pruned", root_id=command.root_id)
         state, now = self._tools.state, self._tools.clock.now()
-        root = state.roots.get(command.root_id)
-        if root is None:
-            raise RefusedError("conflict", f"there is no trusted root {command.root_id}")
-        if root.active:
-            raise RefusedError("conflict", f"root {command.root_id} is active: rotate first")
-        rotation = state.rotation
-        if rotation is not None and rotation.started.root_id == command.root_id:
-            raise RefusedError("conflict", f"root {command.root_id} is on its way: abort that")
-        going = with_those_before(state, command.root_id) if command.force else [command.root_id]
+        ways = bridges.ways_to(state, command.root_id) if command.force else {command.root_id}
+        going = [each for each in state.roots if each in ways]
+        if self._is_done(command.request_id, repeated.pruned(ways)) and not going:
+            return self._outcome("pruned", root_id=command.root_id)
+        _check_prunable(state, command.root_id, going)
         live = {each: self._tools.index.live(issuers_below(state, each), now=now) for each in going}
         if any(live[each].position < state.roots[each].retired for each in going):
             raise RefusedError(
@@ -231,7 +225,7 @@ class Administration:
             )
         details: dict[str, Any] = {
             "root_id": command.root_id,
-            "also": tuple(going[:-1]) or None,
+            "also": tuple(each for each in going if each != command.root_id) or None,
             "live_leaves": sum(each.count for each in live.values()),
         }
         if command.dry_run:
@@ -248,7 +242,7 @@ class Administration:
                 root_id=each,
                 reason="forced" if live[each].count else "unused",
                 live_leaves=live[each].count,
-                request_id=command.request_id if each == command.root_id else None,
+                request_id=command.request_id if each == going[-1] else None,
                 requester=asked.requester,
             )
             for each in going
@@ -300,6 +294,19 @@ class Administration:
 
 def _config(state: AuthorityState) -> CAConfig | None:
     return state.configuration.config if state.configuration is not None else None
+
+
+def _check_prunable(state: AuthorityState, root_id: str, going: Sequence[str]) -> None:
+    """Raise RefusedError `conflict` where these roots cannot go, or there is none to go."""
+    if not going:
+        raise RefusedError("conflict", f"there is no trusted root {root_id}")
+    rotation = state.rotation
+    for each in going:
+        what = f"root {each}" if each == root_id else f"root {each}, which signed it across,"
+        if state.roots[each].active:
+            raise RefusedError("conflict", f"{what} is active: rotate first")
+        if rotation is not None and rotation.started.root_id == each:
+            raise RefusedError("conflict", f"{what} is on its way: abort that")
 
 
 def _check(planned: Plan) -> None:

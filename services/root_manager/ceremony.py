@@ -83,6 +83,7 @@ class Ceremony:
         config: CAConfig,
         *,
         given: PrivateKey | None = None,
+        force_without_cross_signing: bool = False,
         request_id: str | None = None,
     ) -> Initialise:
         """Make a new authority: a root, its key, and what signs leaves.
@@ -90,7 +91,9 @@ class Ceremony:
         `given`: the root's key, where `config` names one. Raises KeyStoreError; and ConfigError,
         before any key is made, for a configuration that no reader of the ledger would accept.
         """
-        configured = _configured(names, config, request_id)
+        configured = _configured(
+            names, config, request_id, force_without_cross_signing=force_without_cross_signing
+        )
         made = await self.root(names, config, given=given)
         leaf_signer = await self.leaf_signer(names, config, made.root)
         reached("root_manager.keys_created")
@@ -206,13 +209,16 @@ class Ceremony:
         return certificates.assemble(tbs, signature, certificates.key_type_and_bits(key)[0])
 
 
-def _configured(names: Names, config: CAConfig, request_id: str | None) -> CAConfigured:
+def _configured(
+    names: Names, config: CAConfig, request_id: str | None, *, force_without_cross_signing: bool
+) -> CAConfigured:
     """Return the event, read back as every reader will read it."""
     told = CAConfigured(
         cluster_id=names.cluster_id,
         trust_domain=names.trust_domain,
         provider="consul",
         config=config,
+        force_without_cross_signing=force_without_cross_signing,
         request_id=request_id,
     )
     try:

@@ -17,6 +17,7 @@ from services.root_manager.attempts import Attempts
 from services.root_manager.commands import IssueCrl
 from services.root_manager.tools import Tools, Turn
 
+BRIDGES_BYTES: Final = 2_048  # of a list, kept for roots that were pruned
 LIFE: Final = timedelta(hours=72)  # of a list: who fetches none for that long accepts nothing
 AGAIN_AFTER: Final = timedelta(hours=24)
 BACKDATE: Final = timedelta(hours=1)  # for verifiers whose clocks are behind
@@ -52,7 +53,7 @@ class Crls:
             if (issuer := state.issuers.get(key_id)) is not None:
                 entries = [*_entries(state, key_id, now), *more]
                 most = crl.bytes_most(issuer.certificate, entries)
-                if most > CRL_BYTES_MAX:
+                if most > CRL_BYTES_MAX - BRIDGES_BYTES:
                     raise _too_long(key_id, entries, most)
 
     async def issue(self, turn: Turn, *, at_once: bool = False) -> None:
@@ -156,6 +157,9 @@ def is_due(state: AuthorityState, key_id: str, now: datetime) -> bool:
     last = state.crls.get(key_id)
     if last is None or _hides(state, key_id):
         return True
+    for root in state.roots.values():
+        if root.published.key_id == key_id and last.sequence < root.created:
+            return True  # it names the root that had this key before
     begins = last.issued.this_update
     return begins > now or now >= begins + BACKDATE + AGAIN_AFTER
 

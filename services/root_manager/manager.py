@@ -99,7 +99,11 @@ class CaManager:
                 asked = wanted or self._initial()
                 names = ceremony.name_authority(tools.datacenter, self._trust_domain, tools.entropy)
                 made = await tools.ceremony.authority(
-                    names, asked.config, given=asked.private_key, request_id=asked.request_id
+                    names,
+                    asked.config,
+                    given=asked.private_key,
+                    force_without_cross_signing=asked.force_without_cross_signing,
+                    request_id=asked.request_id,
                 )
                 self._made = (made, now)
             initialise, _ = self._made

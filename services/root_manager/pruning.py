@@ -23,18 +23,6 @@ def issuers_below(state: AuthorityState, root_id: str) -> list[str]:
     return [issuer.key_id for issuer in state.issuers.values() if issuer.root_id == root_id]
 
 
-def with_those_before(state: AuthorityState, root_id: str) -> list[str]:
-    """Return what must go with a root whose key is not to be trusted, itself last.
-
-    A trusted root that signed it across is a way around: whoever has the key would be believed.
-    """
-    found = [root_id]
-    while (before := state.roots[found[-1]].crossed_by) in state.roots:
-        assert before is not None
-        found.append(before)
-    return found[::-1]
-
-
 def is_old_enough(state: AuthorityState, root: Root, now: datetime) -> bool:
     """Say whether a retired root has waited for twice the life of a leaf (Consul, 3.13)."""
     if root.active or root.rotated_out_at is None or state.configuration is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from events.authority import CAConfigured, RootPruned, RotationAborted, RotationStarted
 from events.revocation import LeavesRevoked
@@ -45,9 +45,17 @@ def configured(wanted: Wanted) -> LedTo:
     return led_to
 
 
-def rotated(event: Commanded) -> bool:
-    """Say whether this is what telling the CA to rotate leads to."""
-    return isinstance(event, RotationStarted) and event.reason == "asked"
+def rotated(force_without_cross_signing: bool) -> LedTo:
+    """Return what telling the CA to rotate leads to."""
+
+    def led_to(event: Commanded) -> bool:
+        return (
+            isinstance(event, RotationStarted)
+            and event.reason == "asked"
+            and event.force_without_cross_signing == force_without_cross_signing
+        )
+
+    return led_to
 
 
 def aborted(event: Commanded) -> bool:
@@ -55,11 +63,12 @@ def aborted(event: Commanded) -> bool:
     return isinstance(event, RotationAborted)
 
 
-def pruned(root_id: str) -> LedTo:
-    """Return what pruning this root leads to."""
-    return lambda event: isinstance(event, RootPruned) and event.root_id == root_id
+def pruned(root_ids: Collection[str]) -> LedTo:
+    """Return what pruning these roots leads to."""
+    return lambda event: isinstance(event, RootPruned) and event.root_id in root_ids
 
 
 def revoked(chosen: Chosen) -> LedTo:
     """Return what revoking these leaves leads to."""
-    return lambda event: isinstance(event, LeavesRevoked) and chosen.is_said_by(event.selected_by)
+    words = chosen.words()
+    return lambda event: isinstance(event, LeavesRevoked) and event.selected_by == words

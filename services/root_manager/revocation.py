@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import structlog
 from msgspec import Meta
+from msgspec.structs import replace
 
 from events.base import Moment, Serial, Struct, Ulid
 from events.revocation import REVOKED_MAX, LeavesRevoked, RevocationReason, RevokedLeaf
@@ -47,16 +48,13 @@ class Chosen(Struct, rename="pascal", forbid_unknown_fields=True):
 
     def words(self) -> str:
         """Return it as the ledger records it."""
-        told = msgspec.to_builtins(self, str_keys=True)
+        serials = None if self.serials is None else tuple(map(_serial, self.serials))
+        told = msgspec.to_builtins(replace(self, serials=serials), str_keys=True)
         said = {name: value for name, value in told.items() if value is not None}
         text = msgspec.json.encode(said).decode()
         if len(text) <= WORDS_MAX:
             return text
         return f"{text[:WORDS_MAX]}... sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-    def is_said_by(self, words: str) -> bool:
-        """Say whether these are its words, but for its times: `2h` is another one each time."""
-        return _timeless(self.words()) == _timeless(words)
 
 
 class Revocation(Struct):
@@ -181,14 +179,6 @@ class Reissues:
 
     def _is_new(self, sequence: int, at: datetime, now: datetime) -> bool:
         return now - at < TOLD_AGAIN_FOR if self._told is None else sequence > self._told
-
-
-def _timeless(words: str) -> object:
-    try:
-        said = msgspec.json.decode(words, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        return words  # it was cut
-    return {name: value for name, value in said.items() if not name.startswith("Issued")}
 
 
 def counted(leaves: list[RevokedLeaf]) -> Revocation:

@@ -192,6 +192,7 @@ async def test_what_a_client_cannot_take_in_is_a_lost_connection_and_no_deaf_one
         await nc.close()
 
 
+@pytest.mark.slow
 async def test_credentials_of_another_operator_are_not_permitted(access: AccessServer) -> None:
     async with access_server(with_streams=False) as other:
         for _ in range(5):  # whether nats-py reads the reason or only the end is a race

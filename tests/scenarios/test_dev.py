@@ -308,6 +308,7 @@ async def test_a_key_encryption_key_that_others_may_read_is_told_first(
     assert not (data / "run").exists()
 
 
+@pytest.mark.slow
 async def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     folder = tmp_path / 'dä ta "q"'
     folder.mkdir()
@@ -392,6 +393,7 @@ async def test_no_answer_in_time_keeps_the_key_for_the_same_request(tmp_path: Pa
         }, again
 
 
+@pytest.mark.slow
 async def test_a_listener_that_others_reach_speaks_tls_only(tmp_path: Path) -> None:
     """Whoever reaches it by another of its names or addresses knows it by its certificate."""
     async with Caledger(tmp_path, "--listen", "0.0.0.0", "--advertise", "localhost") as dev:
@@ -499,6 +501,7 @@ async def test_creds_of_the_admin_that_were_lost_are_told_and_shut_out_by_new_on
         await signed(dev, "web")
 
 
+@pytest.mark.slow
 async def test_a_watch_tells_each_change_of_the_roots_and_never_goes_back(tmp_path: Path) -> None:
     async with Caledger(tmp_path, no_restart=["root-manager"]) as dev:
         client = await dev.client()
@@ -557,6 +560,7 @@ async def test_what_is_killed_is_started_again_and_serves(tmp_path: Path, progra
         assert "was ended by SIGKILL; starting it again" in dev.log
 
 
+@pytest.mark.slow
 async def test_every_program_killed_at_once_comes_back(tmp_path: Path) -> None:
     async with Caledger(tmp_path) as dev:
         await signed(dev, "before")
@@ -586,6 +590,7 @@ async def test_a_program_that_cannot_start_ends_everything(tmp_path: Path) -> No
     assert list((data / "run").glob("*.pid")) == []
 
 
+@pytest.mark.slow
 async def test_a_void_entry_stops_nothing_and_is_named_by_verify_and_replay(tmp_path: Path) -> None:
     async with Caledger(tmp_path) as dev:
         layout = provision.load(dev.data)

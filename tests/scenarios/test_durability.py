@@ -184,7 +184,7 @@ async def test_dev_sets_its_servers_sync_interval_right_before_it_starts_it(
 @pytest.mark.parametrize(
     ("name", "workers"),
     [
-        pytest.param("root", ["root-manager"], id="root"),
+        pytest.param("root", ["root-manager"], marks=pytest.mark.slow, id="root"),
         pytest.param("signing", ["root-manager", "signer"], marks=pytest.mark.slow, id="signing"),
         pytest.param("nats", [], marks=pytest.mark.slow, id="nats"),
     ],

@@ -94,6 +94,7 @@ async def test_a_user_who_is_revoked_while_the_server_is_away_is_listed_as_revok
         await dev.stop()
 
 
+@pytest.mark.slow
 async def test_who_is_away_or_forbidden_is_told_in_time_and_by_the_right_code(
     tmp_path: Path,
 ) -> None:

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from services.cli.again import again
+from services.cli.again import again, with_values
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,11 @@ def test_a_durable_request_is_fetched_from_where_it_was_submitted() -> None:
     hint = again("--fetch", "ID", without=("--durable", "--request-id"), typed=typed)
 
     assert hint == "caledger sign agent node-1 --out z --fetch ID"
+
+
+def test_times_that_were_said_relative_to_now_are_said_as_they_were() -> None:
+    typed = shlex.split("ca revoke --issued-between 2h now --yes")
+    fixed = with_values("--issued-between", "T1", "T2", typed=typed)
+
+    assert shlex.join(fixed) == "ca revoke --issued-between T1 T2 --yes"
+    assert with_values("--issued-between", "T1", "T2", typed=["ca", "revoke"]) == ["ca", "revoke"]

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
+from services.pki import pem
 from services.refusals import RefusedError
 from tests.external_ca import given_ca
 from tests.virtual import SUBJECTS, Datacenter, Shown
@@ -147,3 +148,122 @@ async def test_h10_a_bridge_that_has_expired_is_not_handed_out(dc: Datacenter) -
     await dc.after(2 * HOUR)
 
     assert bridge not in (await dc.sign()).chain
+
+
+async def test_a_way_over_a_root_that_was_pruned_before_is_a_way_too(dc: Datacenter) -> None:
+    """A to B to C: B is pruned as nobody needs it, then C's key is stolen."""
+    [a] = dc.state.roots
+    await dc.sign()  # below A: it stays
+    await dc.command(SUBJECTS.rotation_start)
+    b = list(dc.state.roots)[-1]
+    await dc.command(SUBJECTS.rotation_start)
+    c = list(dc.state.roots)[-1]
+    leaf = await dc.sign()
+    await dc.command(SUBJECTS.rotation_start)
+    await dc.command(SUBJECTS.roots_prune, RootID=b, RequestID="r-b")
+    shown = Shown(leaf.leaf, (*leaf.chain, *bridges(dc).values()))
+    assert shown.verifies(dc.roots(), dc.clock.now())
+
+    told = await dc.command(SUBJECTS.roots_prune, RootID=c, Force=True)
+
+    assert told["AlsoPruned"] == [a]
+    assert not shown.verifies(dc.roots(), dc.clock.now())
+
+
+async def test_a_root_that_is_found_stolen_once_it_was_pruned_takes_those_that_lead_to_it(
+    dc: Datacenter,
+) -> None:
+    [a] = dc.state.roots
+    await dc.sign()
+    await dc.command(SUBJECTS.rotation_start)
+    b = list(dc.state.roots)[-1]
+    await dc.command(SUBJECTS.rotation_start)
+    await dc.command(SUBJECTS.roots_prune, RootID=b, RequestID="r-1")
+    with pytest.raises(RefusedError, match="there is no trusted root"):
+        await dc.command(SUBJECTS.roots_prune, RootID=b)
+
+    told = await dc.command(SUBJECTS.roots_prune, RootID=b, Force=True, RequestID="r-1")
+
+    assert told["AlsoPruned"] == [a]
+    assert a not in dc.state.roots
+    again = await dc.command(SUBJECTS.roots_prune, RootID=b, Force=True, RequestID="r-1")
+    assert again["Outcome"] == "pruned"
+
+
+async def test_the_bridge_of_a_try_that_was_given_up_is_not_forgotten(dc: Datacenter) -> None:
+    """X signs R across, which is given up; R comes again from Y, and its key is stolen then."""
+    [x] = dc.state.roots
+    given = given_ca().config
+    await dc.command(SUBJECTS.config_set, Config=given, WaitSeconds=3_600)
+    [first_bridge] = bridges(dc).values()
+    await dc.command(SUBJECTS.rotation_abort)
+    await dc.command(SUBJECTS.rotation_start, ForceWithoutCrossSigning=True)
+    y = list(dc.state.roots)[-1]
+    await dc.command(SUBJECTS.config_set, Config=given)
+    r = list(dc.state.roots)[-1]
+    leaf = await dc.sign()
+    await dc.command(SUBJECTS.config_set, Config={})
+    shown = Shown(leaf.leaf, (*leaf.chain, first_bridge))
+    assert shown.verifies(dc.roots()[:1], dc.clock.now())
+
+    told = await dc.command(SUBJECTS.roots_prune, RootID=r, Force=True)
+
+    assert told["AlsoPruned"] == [x, y]
+    assert not shown.verifies(dc.roots(), dc.clock.now())
+
+
+async def test_a_key_that_is_given_again_gets_a_list_of_its_new_roots_name(dc: Datacenter) -> None:
+    key = {"PrivateKey": given_ca().config["PrivateKey"]}
+    await dc.command(SUBJECTS.config_set, Config=key, WaitSeconds=60)
+    await dc.act()
+    await dc.command(SUBJECTS.rotation_abort)
+    await dc.command(SUBJECTS.config_set, Config=key, WaitSeconds=60)
+    await dc.act()
+
+    root = list(dc.state.roots.values())[-1].published
+    crl = x509.load_der_x509_crl(dc.state.crls[root.key_id].issued.crl)
+    assert crl.issuer == x509.load_der_x509_certificate(root.certificate).subject
+
+
+async def test_a_command_whose_rotation_was_given_up_is_told_so(dc: Datacenter) -> None:
+    given = given_ca().config
+    first = {"Config": given, "WaitSeconds": 3_600, "RequestID": "c1"}
+    await dc.command(SUBJECTS.config_set, **first)
+    await dc.command(SUBJECTS.rotation_abort)
+    await dc.command(SUBJECTS.config_set, **{**first, "RequestID": "c2"})
+
+    assert (await dc.command(SUBJECTS.config_set, **first))["Outcome"] == "aborted"
+
+
+async def test_a_command_whose_root_expired_while_it_waited_is_told_so(dc: Datacenter) -> None:
+    short = {"LeafCertTTL": "1h", "IntermediateCertTTL": "3h", "RootCertTTL": "3h"}
+    command = {"Config": {**short, "PrivateKeyBits": 384}, "WaitSeconds": 3_600, "RequestID": "c1"}
+    await dc.command(SUBJECTS.config_set, **command)
+    dc.clock.forward(5 * HOUR)
+
+    for _ in range(2):
+        assert (await dc.command(SUBJECTS.config_set, **command))["Outcome"] == "aborted"
+
+
+async def test_the_same_id_with_other_times_or_another_force_is_no_success(dc: Datacenter) -> None:
+    await dc.sign()
+    now = dc.clock.now()
+    hour, day = ((now - by).isoformat() for by in (HOUR, DAY))
+    await dc.command(SUBJECTS.leaves_revoke, Leaves={"IssuedFrom": hour}, RequestID="i1")
+    await dc.command(SUBJECTS.rotation_start, RequestID="r1")
+
+    for subject, body in (
+        (SUBJECTS.leaves_revoke, {"Leaves": {"IssuedFrom": day}, "RequestID": "i1"}),
+        (SUBJECTS.rotation_start, {"ForceWithoutCrossSigning": True, "RequestID": "r1"}),
+    ):
+        with pytest.raises(RefusedError, match="is that of another command"):
+            await dc.command(subject, **body)
+
+
+async def test_serials_are_the_same_however_they_are_written(dc: Datacenter) -> None:
+    serial = (await dc.sign()).leaf.serial
+    for written in (serial, pem.colon_hex(serial).upper()):
+        told = await dc.command(
+            SUBJECTS.leaves_revoke, Leaves={"Serials": [written]}, RequestID="i1"
+        )
+        assert told["Outcome"] == "revoked"
