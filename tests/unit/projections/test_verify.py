@@ -370,6 +370,16 @@ def test_leaf_fields_are_also_the_names_beside_the_identity(
     assert [check for _, check in named(copy)] == faults
 
 
+def test_leaf_fields_where_the_certificate_is_of_a_version_that_there_is_not() -> None:
+    """cryptography raises something of its own; the auditor gets a fault all the same."""
+    ledger = small_ledger()
+    v3 = bytes.fromhex("a003020102")
+    unreadable = event_at(ledger, 6).certificate.replace(v3, v3[:-1] + b"\x07")
+    copy = changed(ledger, 6, certificate=base64.b64encode(unreadable).decode())
+
+    assert named(copy) == [(6, "leaf_fields")]
+
+
 def test_leaf_fields_where_the_certificate_is_anothers() -> None:
     """Whoever reads the index finds `web`; the certificate says `db`."""
     ledger = small_ledger()
