@@ -83,7 +83,14 @@ class Administration:
         )
 
     async def _configure(self, turn: Turn, asked: Asked) -> Outcome:
-        wanted = self._wanted(asked)
+        try:
+            wanted = self._wanted(asked)
+        except RefusedError:
+            # It may have been right when it was carried out: a reference to a key in use then, say.
+            known = configuration.request_id_of(asked.body)
+            if repeated.was_configured(self._tools.state, known):
+                return await self._repeated(turn, known)
+            raise
         if self._is_done(wanted.request_id, repeated.configured(wanted)):
             return await self._repeated(turn, wanted.request_id)
         planned = plan(self._tools.state, wanted, now=self._tools.clock.now())

@@ -75,6 +75,16 @@ def read(body: bytes, *, current: CAConfig | None, now: datetime) -> Wanted:
     return Wanted(config=config, private_key=private_key, **top)
 
 
+def request_id_of(body: bytes) -> str | None:
+    """Return the request id of a configuration that may be wrong in all else; None: it has none."""
+    try:
+        said = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    found = said.get("RequestID", said.get("request_id"))
+    return found if isinstance(found, str) else None
+
+
 def told(state: AuthorityState) -> Configuration:
     """Return the configuration as operators see it; `read` takes it back. No secret is in it (H12).
 

@@ -59,7 +59,7 @@ def plan(state: AuthorityState, wanted: Wanted, *, now: datetime, rotate: bool =
         if other_root:
             problem = _of_another_root(state, wanted, active, now, rotate=rotate)
         else:
-            problem = _of_this_root(active, state.configuration.config, config, now)
+            problem = _of_this_root(state, active, state.configuration.config, config, now)
     return Plan(
         effect="rotate" if other_root else "configure" if changes else "nothing",
         changes=changes,
@@ -133,7 +133,25 @@ def _too_late(wanted: Wanted, now: datetime) -> str | None:
     return None
 
 
-def _of_this_root(root: Root, before: CAConfig, config: CAConfig, now: datetime) -> Problem | None:
+def _breaks_the_bridge(
+    state: AuthorityState, root: Root, before: CAConfig, config: CAConfig
+) -> str | None:
+    """Say why who is late with the bundle would lose the way: an intermediate is one CA more."""
+    by = state.roots.get(root.crossed_by or "")
+    if by is None or not config.leaf_signer == "intermediate" != before.leaf_signer:
+        return None
+    crossing = rotation.crossing_problem(by.published, config)
+    if crossing is None:
+        return None
+    return (
+        f"verifiers that have the bundle of before would refuse new leaves ({crossing}): keep "
+        "LeafSigner at root until the root before is pruned"
+    )
+
+
+def _of_this_root(
+    state: AuthorityState, root: Root, before: CAConfig, config: CAConfig, now: datetime
+) -> Problem | None:
     """Say why this cannot be changed under the root that there is.
 
     The same would be refused of a root that is given anew. What was so before is no reason not to
@@ -154,6 +172,8 @@ def _of_this_root(root: Root, before: CAConfig, config: CAConfig, now: datetime)
             message="the path length of the root, or of one above it, allows no intermediate below "
             "it (keep LeafSigner at root, or give another root)",
         )
+    if (short := _breaks_the_bridge(state, root, before, config)) is not None:
+        return Problem(code="bad_config", message=short)
     longer = config.leaf_cert_ttl_seconds > before.leaf_cert_ttl_seconds
     if longer and config.root_certificates and rotation.expires_too_soon(end, config, now):
         return Problem(

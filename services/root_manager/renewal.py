@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from events.authority import IntermediateRequested
+from projections import bridges
 from projections.authority import AuthorityState, Issuer
 from services.breakpoints import reached
 from services.pki import certificates
@@ -37,7 +38,11 @@ def is_due(state: AuthorityState, now: datetime) -> bool:
         return False
     if state.rotation is not None or state.renewal is not None:
         return False
-    if issuer.certificate == root.published.certificate or now < due_at(issuer):
+    if issuer.certificate == root.published.certificate:
+        return False
+    if issuer.chain[1:] != bridges.above(state, root, now):
+        return True  # what goes with each leaf has ended, or leads the longer way
+    if now < due_at(issuer):
         return False
     # Where the root ends soon, a new intermediate ends with it: it would be renewed for ever.
     config = state.configuration.config

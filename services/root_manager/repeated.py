@@ -45,6 +45,16 @@ def configured(wanted: Wanted) -> LedTo:
     return led_to
 
 
+def was_configured(state: AuthorityState, request_id: str | None) -> bool:
+    """Say whether a command of this id set a configuration, whichever."""
+    event = state.requests.get(request_id) if request_id is not None else None
+    match event:
+        case CAConfigured() | RotationStarted(reason="configured"):
+            return True
+        case _:
+            return False
+
+
 def rotated(force_without_cross_signing: bool) -> LedTo:
     """Return what telling the CA to rotate leads to."""
 

@@ -267,3 +267,52 @@ async def test_serials_are_the_same_however_they_are_written(dc: Datacenter) -> 
             SUBJECTS.leaves_revoke, Leaves={"Serials": [written]}, RequestID="i1"
         )
         assert told["Outcome"] == "revoked"
+
+
+async def test_h10_a_bridge_that_ends_while_its_intermediate_lives_has_it_renewed(
+    dc: Datacenter,
+) -> None:
+    lives = {"LeafCertTTL": "1h", "IntermediateCertTTL": "2160h"}
+    short = {**lives, "IntermediateCertTTL": "3h", "RootCertTTL": "12h", "PrivateKeyBits": 384}
+    await dc.command(SUBJECTS.config_set, Config=short)
+    await dc.command(SUBJECTS.config_set, Config=lives)
+    [*_, bridge] = bridges(dc).values()
+    before = await dc.sign()
+    assert bridge in before.chain
+
+    await dc.after(13 * HOUR)
+
+    after = await dc.sign()
+    assert bridge not in after.chain
+    assert after.leaf.issuer_key_id != before.leaf.issuer_key_id
+    issuer = dc.state.issuer_key_id
+    await dc.after(HOUR)
+    assert dc.state.issuer_key_id == issuer, "and then it is as it should be"
+
+
+async def test_a_repeated_configuration_is_not_checked_against_what_is_now(dc: Datacenter) -> None:
+    given = given_ca().config
+    await dc.command(SUBJECTS.config_set, Config=given)
+    key = (await dc.command(SUBJECTS.config_plan, Config=given))["PrivateKeyType"]
+    reference = f"key:{dc.state.configuration.config.given_key_id}"  # type: ignore[union-attr]
+    command = {
+        "Config": {**given, "PrivateKey": reference, "LeafCertTTL": "24h"},
+        "RequestID": "c1",
+    }
+    assert (await dc.command(SUBJECTS.config_set, **command))["Outcome"] == "configured"
+    await dc.command(SUBJECTS.config_set, Config={"PrivateKeyType": key})
+
+    assert (await dc.command(SUBJECTS.config_set, **command))["Outcome"] == "done"
+    with pytest.raises(RefusedError, match="PrivateKey refers to a key that is not in use"):
+        await dc.command(SUBJECTS.config_set, **{**command, "RequestID": "c2"})
+
+
+async def test_an_intermediate_is_not_put_where_the_bridge_has_no_room_for_it(
+    dc: Datacenter,
+) -> None:
+    tight = given_ca(certificates=1, path_length=1).config
+    await dc.command(SUBJECTS.config_set, Config={**tight, "LeafSigner": "root"})
+    await dc.command(SUBJECTS.config_set, Config={"LeafSigner": "root"})
+
+    with pytest.raises(RefusedError, match="keep LeafSigner at root until the root before is"):
+        await dc.command(SUBJECTS.config_set, Config={"LeafSigner": "intermediate"})
