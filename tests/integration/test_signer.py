@@ -393,7 +393,9 @@ async def test_a_flood_of_refusals_is_summed(dc: Datacenter, nats_server: NatsSe
     one_by_one = [r for r in refusals if isinstance(r, LeafRefused)]
     summed = [c for r in refusals if isinstance(r, LeafRefusalsCounted) for c in r.counts]
     assert 0 < len(one_by_one) <= RECORDED_PER_SECOND * (seconds + 2)
-    assert len(one_by_one) + sum(count.count for count in summed) == flood
+    told = len(one_by_one) + sum(count.count for count in summed)
+    # Who hears nothing for a quarter of a second asks again, and is refused again.
+    assert told == flood if seconds < 0.25 else told >= flood
 
 
 async def test_what_was_refused_without_a_grant_is_recorded_with_the_next(
