@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
-from events.authority import CAConfig, CAConfigured, RootPruned
+from events.authority import CAConfig, RootPruned
 from events.base import Struct
 from events.subjects import Subjects
 from projections import bridges
@@ -120,10 +121,8 @@ class Administration:
             leaf_signer = await tools.ceremony.leaf_signer(
                 tools.names, wanted.config, root.published
             )
-        configured = CAConfigured(
-            cluster_id=before.cluster_id,
-            trust_domain=before.trust_domain,
-            provider=before.provider,
+        configured = replace(
+            before,
             config=wanted.config,
             force_without_cross_signing=wanted.force_without_cross_signing,
             request_id=wanted.request_id,

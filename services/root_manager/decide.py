@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, assert_never
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from events.authority import (
     CAConfig,
-    CAConfigured,
     KeyDestroyed,
     RootActivated,
     RootPruned,
@@ -155,12 +155,11 @@ def _activate(state: AuthorityState, command: Activate) -> Decision:
     )
     return Decision(
         events=(
-            CAConfigured(
-                cluster_id=configuration.cluster_id,
-                trust_domain=configuration.trust_domain,
-                provider=configuration.provider,
+            replace(
+                configuration,
                 config=started.config,
                 force_without_cross_signing=started.force_without_cross_signing,
+                request_id=None,  # that is in `rotation.started`
             ),
             *retired,
             RootActivated(root_id=command.root_id),

@@ -19,7 +19,16 @@ from events.subjects import partition_of
 from services import transport
 from services.keys.kek import KeyEncryptionKey
 from services.nats_access import jwt, provision, revocation, users
-from services.nats_access.permissions import CLAIMS_UPDATE, WORKERS, Role, permissions, streams_of
+from services.nats_access.permissions import (
+    CLAIMS_UPDATE,
+    GRANTED_BYTES_MAX,
+    WORKERS,
+    BadGrantError,
+    Role,
+    permissions,
+    sign_subjects,
+    streams_of,
+)
 from services.nats_access.seeds import WrongKeyError
 from tests.access import CLOCK, DATACENTER, KEK, AccessServer, access_server
 
@@ -644,6 +653,22 @@ async def test_a_signer_cannot_write_elsewhere_through_the_queue(access: AccessS
                 subject = f"$JS.API.STREAM.{verb}.{subjects.submit_stream}"
                 await signer.publish(subject, b'{"seq": 1}', reply=target)
         await signer.request(f"$JS.API.STREAM.INFO.{subjects.submit_stream}", b"", timeout=5)
+
+
+async def test_a_user_who_may_be_as_much_as_one_token_tells_can_connect(
+    access: AccessServer,
+) -> None:
+    """A token is shown in one line, of which nats-server's default takes 4 KiB."""
+    names = [f"service.name-{number:04}" for number in range(1_000)]
+    asked = [sum(map(len, sign_subjects(access.subjects, name))) for name in names]
+    most = next(n for n in range(len(names)) if sum(asked[: n + 1]) > GRANTED_BYTES_MAX)
+
+    nc = await access.client("many", *names[:most])
+
+    await nc.flush()
+    assert nc.is_connected
+    with pytest.raises(BadGrantError, match="make several users"):
+        access.add_user("more", names[: most + 1])
 
 
 async def test_who_asks_for_the_roots_is_known_too(access: AccessServer) -> None:
