@@ -19,9 +19,11 @@ from services.signer.metrics import SignerMetrics
 from services.signer.pending import Pending
 from services.signer.refused import RefusalRecord
 from services.signer.replies import Replies
+from services.signer.window import Window
 from services.signer.work import Decided, TurnedDown, Work
 
 BUSY_RETRY_SECONDS: Final = 1.0
+TURNED_AWAY_TOLD_PER_SECOND: Final = 1_000
 _PENDING: Final = "it waits in the queue of durable requests"
 
 
@@ -59,6 +61,19 @@ class Decider:
         self._intake = intake
         self._group = group
         self._metrics = metrics
+        self._telling = Window(TURNED_AWAY_TOLD_PER_SECOND)
+
+    async def turn_away(self, work: Work) -> None:
+        """Refuse what there is no room for; of a flood, all are counted and some are told.
+
+        Who hears nothing asks again all the same. Telling all of them took more than half of the
+        signer's time, in which it did not hear what others ask (F16).
+        """
+        if work.submissions or self._telling.room(asyncio.get_running_loop().time()):
+            await self.refuse(work, busy("too many requests"))
+        else:
+            self._metrics.turned_away()
+            self._replies.untold(work, "not_ready")
 
     async def read(self, work: Work) -> bool:
         """Find out what is asked for; False where that is refused."""

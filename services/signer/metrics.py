@@ -34,6 +34,7 @@ class SignerMetrics:
         self._refused = metrics.counter(
             "caledger_requests_refused", "Requests that were refused, by error code.", "code"
         )
+        self._turned_away = self._refused.labels("not_ready")
         self._not_there = metrics.counter(
             "caledger_lookups_unanswered",
             "Look-ups of request ids that have no certificate, or none yet, by error code.",
@@ -88,6 +89,10 @@ class SignerMetrics:
         """Count a refusal; apart from these, a look-up that finds nothing: nobody was refused."""
         counter = self._not_there if refused.code in _NOT_THERE else self._refused
         counter.labels(refused.code).inc()
+
+    def turned_away(self) -> None:
+        """Count a refusal for want of room: cheap, as a flood is many of them."""
+        self._turned_away.inc()
 
     def waited(self, seconds: float) -> None:
         """Take note of how long a request waited for its turn, whether it came or not."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from events.base import Struct
 from events.leaves import LeafRefusalsCounted, LeafRefused, RefusalCode, RefusalCount
+from services.signer.window import Window
 
 RECORDED_PER_SECOND: Final = 10
 COUNTED_EVERY: Final = timedelta(minutes=1)
@@ -36,20 +37,20 @@ class RefusalRecord:
     def __init__(self, signer: str, now: datetime) -> None:
         self._signer = signer
         self._waiting: list[Refusal] = []
-        self._second = now
-        self._in_second = 0
+        self._one_by_one = Window(RECORDED_PER_SECOND)
         self._since = now
         self._counts: Counter[tuple[RefusalCode, str | None]] = Counter()
 
     def add(self, refusal: Refusal, now: datetime) -> None:
         """Take note of a refusal."""
-        if not timedelta() <= now - self._second < timedelta(seconds=1):
-            self._second, self._in_second = now, 0
-        if self._in_second < RECORDED_PER_SECOND and len(self._waiting) < WAITING_MAX:
-            self._in_second += 1
+        if len(self._waiting) < WAITING_MAX and self._one_by_one.room(now.timestamp()):
             self._waiting.append(refusal)
         else:
-            self._count(refusal.code, refusal.requester, 1, since=now)
+            self.count(refusal.code, refusal.requester, now)
+
+    def count(self, code: RefusalCode, requester: str | None, now: datetime) -> None:
+        """Take note of a refusal that is only to be summed."""
+        self._count(code, requester, 1, since=now)
 
     @property
     def waiting(self) -> bool:

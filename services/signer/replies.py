@@ -8,6 +8,7 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from events.leaves import RefusalCode
 from projections.answers import IssuedLeaf
 from services import error_reply
 from services.clock import Clock
@@ -62,6 +63,11 @@ class Replies:
         if _is_news(work, refused):
             self._refusals.add(self._desk.refusal(work, refused), self._clock.now())
         await self.turned_down(work, refused)
+
+    def untold(self, work: Work, code: RefusalCode) -> None:
+        """Have a refusal counted on the ledger that nobody is told of."""
+        if self._alive():
+            self._refusals.count(code, work.requester, self._clock.now())
 
     async def turned_down(self, work: Work, refused: RefusedError) -> None:
         """Tell a refusal that is recorded already."""

@@ -292,7 +292,7 @@ class Signer:
 
     async def _put(self, work: Work) -> None:
         for left in self._group.put((work,)):
-            await self._decider.refuse(left, busy("too many requests"))
+            await self._decider.turn_away(left)
 
     async def _prepare(self, chunk: Sequence[Work]) -> list[Decided]:
         """Decide some requests: answered, refused, held, dropped, or signed and not recorded.

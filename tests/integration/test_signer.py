@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from events.authority import AllowedNames, CAConfig, SanPolicy
@@ -28,7 +29,9 @@ from projections import disk
 from projections.issuance import IssuanceReader
 from services.clock import SystemClock
 from services.pki import pem
+from services.signer.decider import TURNED_AWAY_TOLD_PER_SECOND
 from services.signer.held import HELD_MAX
+from services.signer.queue import ITEMS_MAX
 from services.signer.refused import RECORDED_PER_SECOND, Refusal
 from tests.factories import TRUST_DOMAIN, WEB, csr, csr_pem, leaf_key, service_uri
 from tests.integration.signing import ALL, Answer, Datacenter, partition, request, until
@@ -396,6 +399,47 @@ async def test_a_flood_of_refusals_is_summed(dc: Datacenter, nats_server: NatsSe
     told = len(one_by_one) + sum(count.count for count in summed)
     # Who hears nothing for a quarter of a second asks again, and is refused again.
     assert told == flood if seconds < 0.25 else told >= flood
+
+
+async def test_of_a_flood_without_room_some_are_told_and_all_are_counted(
+    dc: Datacenter, nats_server: NatsServer
+) -> None:
+    """Failure F16: answers to a flood must not take the time in which others are heard."""
+    flood = 3 * ITEMS_MAX + TURNED_AWAY_TOLD_PER_SECOND
+    nc = await nats_server.client()
+    async with dc.signer(await nats_server.client()) as signer:
+        await dc.assign({signer.run: ALL})
+        await dc.ask(request())
+        answers: list[Answer] = []
+
+        async def hear(message: Msg) -> None:
+            answers.append(Answer(message))
+
+        inbox = nc.new_inbox()
+        await nc.subscribe(inbox, cb=hear)
+        began = asyncio.get_running_loop().time()
+        for _ in range(flood):
+            await nc.publish(dc.subjects.sign("service", "web"), b"garbage", reply=inbox)
+        await nc.flush()
+
+        async def counted() -> bool:
+            signer.signer.settle()
+            return await refused() >= flood
+
+        async def refused() -> int:
+            found = await dc.refusals()
+            sums = [c.count for r in found if isinstance(r, LeafRefusalsCounted) for c in r.counts]
+            return sum(sums) + sum(isinstance(r, LeafRefused) for r in found)
+
+        await until(counted)
+        seconds = asyncio.get_running_loop().time() - began
+        assert await refused() == flood
+
+    codes = Counter(answer.code for answer in answers)
+    assert set(codes) == {"malformed", "not_ready"}
+    assert codes["malformed"] >= ITEMS_MAX
+    assert 0 < codes["not_ready"] <= TURNED_AWAY_TOLD_PER_SECOND * (seconds + 1)
+    assert len(answers) < flood
 
 
 async def test_what_was_refused_without_a_grant_is_recorded_with_the_next(

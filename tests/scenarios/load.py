@@ -96,6 +96,7 @@ class Load:
         self._enough = False
         self._ended = False
         self._seconds = 0.0
+        self._asking: set[Request] = set()
         self.answers: list[Answer] = []
         self.failed: list[Failed] = []
 
@@ -142,6 +143,12 @@ class Load:
             await asyncio.sleep(0.01)
         assert len(self.answers) >= goal, "the load has ended too early"
 
+    async def settled(self) -> None:
+        """Wait until everything that is asked now is answered, or has failed."""
+        waiting = set(self._asking)
+        while waiting & self._asking:
+            await asyncio.sleep(0.01)
+
     @property
     def contradictions(self) -> list[Request]:
         """Requests to which two different answers came."""
@@ -173,7 +180,9 @@ class Load:
 
     async def _client(self, line: Line) -> None:
         for request in self._to_ask:
+            self._asking.add(request)
             told = await line.ask(request, self._deadline)
+            self._asking.discard(request)
             if isinstance(told, Answer):
                 self.answers.append(told)
             else:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from ulid import ULID
 
+from services.client import ANSWER_SECONDS
 from tests.scenarios import reading
 from tests.scenarios.caledger import PROGRAMS, Caledger
 
@@ -19,7 +20,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 ROOT: Final = Path(__file__).parents[2]
 FLOOD_SECONDS: Final = 8.0
-ANSWER_SECONDS: Final = 8.0  # of the client's 10; alone it takes 10 ms
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -53,7 +53,7 @@ async def test_f16_a_flood_of_one_user_costs_others_latency_and_the_signer_nothi
     waits = []
     while flood.returncode is None:
         began = loop.time()
-        await asker.sign("web", str(ULID()))
+        await asker.sign("web", str(ULID()), timeout=ANSWER_SECONDS)
         waits.append(loop.time() - began)
         await asyncio.sleep(0.1)
     out, _ = await flood.communicate()
@@ -64,5 +64,4 @@ async def test_f16_a_flood_of_one_user_costs_others_latency_and_the_signer_nothi
     )
     assert flood.returncode == 0
     assert len(waits) > 1
-    assert max(waits) < ANSWER_SECONDS
     assert {program: dev.pid(program) for program in running} == running

@@ -78,10 +78,12 @@ def test_what_was_given_out_is_counted_and_what_is_decided_anew_is_not() -> None
     metrics.refused(RefusedError("rate_limited", "later"))
     metrics.refused(RefusedError("not_found", "no certificate was issued"))
     metrics.refused(RefusedError("pending", "not done"))
+    metrics.turned_away()
     metrics.repeated()
     metrics.waited(0.5)
 
     assert value("caledger_requests_refused_total", {"code": "rate_limited"}) == 2
+    assert value("caledger_requests_refused_total", {"code": "not_ready"}) == 1
     for code in ("not_found", "pending"):  # a question was answered: nobody was refused
         assert value("caledger_requests_refused_total", {"code": code}) is None
         assert value("caledger_lookups_unanswered_total", {"code": code}) == 1
