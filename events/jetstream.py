@@ -93,6 +93,14 @@ class _Reply(Struct):
     error: ApiError | None = None
 
 
+class _State(Struct):
+    messages: int
+
+
+class _Info(Struct):
+    state: _State
+
+
 _ACKNOWLEDGEMENT = msgspec.json.Decoder(_Acknowledgement)
 _REPLY = msgspec.json.Decoder(_Reply)
 
@@ -146,6 +154,15 @@ async def request(nc: Client, subject: str, body: object = None) -> tuple[bytes,
     except RetryError as error:
         last = error.last_attempt.exception()
         raise UnreachableError(f"{subject}: no answer: {last}") from last
+
+
+async def messages_in(nc: Client, stream: str) -> int:
+    """Return how many messages a stream holds; raises LedgerError."""
+    subject = f"$JS.API.STREAM.INFO.{stream}"
+    reply, error = await request(nc, subject)
+    if error is not None:
+        raise LedgerError(f"{subject}: {error}")
+    return decode(reply, _Info).state.messages
 
 
 def decode(reply: bytes, kind: type[T]) -> T:

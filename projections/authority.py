@@ -126,6 +126,7 @@ class AuthorityState(Struct):
     settled: int = 0  # the stream must have reached this for the last append to be whole
     term: int = 0  # the highest so far
     leader: Leader | None = None
+    led_since: Moment | None = None  # by that leader's clock
     configuration: CAConfigured | None = None
     configured: int = 0  # sequence of the configuration
     first_configured: int = 0  # and of the first that there was

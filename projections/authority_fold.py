@@ -118,9 +118,10 @@ def evolve(state: AuthorityState, recorded: Recorded) -> AuthorityState:
                 state,
                 term=max(state.term, event.term),
                 leader=Leader(node=event.node, term=event.term),
+                led_since=recorded.envelope.time,
             )
         case LeadershipReleased():
-            return replace(state, leader=None)
+            return replace(state, leader=None, led_since=None)
         case CAConfigured():
             return replace(
                 _asked(state, event),

@@ -113,6 +113,26 @@ class AdministrationClient:
         }
         return await self._command(self._subjects.rotation_start, body, timeout)
 
+    async def plan_rotation(
+        self,
+        *,
+        wait_seconds: float = 0.0,
+        force_without_cross_signing: bool = False,
+        request_id: str | None = None,
+        timeout: float = COMMAND_SECONDS,
+    ) -> bytes:
+        """Return what `rotate` with the same arguments would do, a Planned; nothing is done.
+
+        `request_id`: of a command that may have been carried out already; then nothing would be.
+        """
+        body = {
+            "RequestID": request_id,
+            "WaitSeconds": wait_seconds,
+            "ForceWithoutCrossSigning": force_without_cross_signing,
+            "DryRun": True,
+        }
+        return await self._command(self._subjects.rotation_start, body, timeout)
+
     async def abort_rotation(
         self,
         *,

@@ -20,6 +20,7 @@ class LeaderStatus(Struct, rename="pascal"):
 
     node: str
     term: int
+    since: datetime | None = None  # None: who answers is older than this field
 
 
 class FailureStatus(Struct, rename="pascal"):
@@ -158,6 +159,7 @@ class Status(Struct, rename="pascal"):
     renewal: RenewalStatus | None
     signers: tuple[SignerStatus, ...]
     unassigned_partitions: str  # ranges; empty: every one has a signer
+    durable_requests_waiting: int | None = None  # in their queue; None: it does not answer
     projections: tuple[ProjectionsStatus, ...]
     faults: FaultsStatus | None  # None: not counted yet
     datacenters: tuple[DatacenterStatus, ...]

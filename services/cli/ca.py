@@ -117,16 +117,8 @@ def plan(
     asked = _asked(config_file, force_without_cross_signing, wait, modify_index)
     target = find(data=data, context=context, user=user, datacenter=datacenter)
     answer = run(_plan(target, asked, timeout))
-    planned = _read_plan(answer)
-    _warn_of_force(asked, planned)
-    if json:
-        print(answer.decode())
-    else:
-        from services.cli.ca_plan import lines
-
-        print("\n".join(lines(planned)))
-    if planned.problem is not None:
-        raise typer.Exit(Exit.FAULT)
+    _warn_of_force(asked, _read_plan(answer))
+    _print_plan(answer, json=json)
 
 
 @app.command("rotate")
@@ -139,6 +131,14 @@ def rotate(
     reason: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Why it is given up, for the ledger.")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what it would do, and who would notice; ends with 1 where it would be "
+            "refused.",
+        ),
+    ] = False,
     request_id: RequestIdOption = None,
     json: JsonOption = False,
     timeout: TimeoutOption = 60.0,
@@ -152,7 +152,7 @@ def rotate(
     With --wait it returns at once, and says when the new root becomes active. Until then
     `caledger ca rotate --abort` takes it back.
     """
-    if abort and (wait is not None or force_without_cross_signing):
+    if abort and (wait is not None or force_without_cross_signing or dry_run):
         raise CliError("--abort goes with --reason only", Exit.USAGE)
     if reason is not None and not abort:
         raise CliError("--reason goes with --abort", Exit.USAGE)
@@ -160,8 +160,14 @@ def rotate(
     if abort:
         answer = run(_abort(target, reason, timeout, request_id))
     else:
-        force = force_without_cross_signing
-        answer = run(_rotate(target, wait or 0.0, timeout, request_id, force=force))
+        asked = {
+            "wait_seconds": wait or 0.0,
+            "force_without_cross_signing": force_without_cross_signing,
+        }
+        if dry_run:
+            _print_plan(run(_plan_rotation(target, asked, timeout, request_id)), json=json)
+            return
+        answer = run(_rotate(target, asked, timeout, request_id))
     if json:
         print(answer.decode())
     else:
@@ -273,17 +279,21 @@ async def _set(it: Session, asked: dict[str, Any], planned: Planned) -> bytes:
 
 
 async def _rotate(
-    target: Target, wait: float, timeout: float, request_id: str | None, *, force: bool
+    target: Target, asked: dict[str, Any], timeout: float, request_id: str | None
 ) -> bytes:
     from services.cli.administering import session
 
     async with session(target, timeout=timeout, request_id=request_id) as it, it.commanding():
-        return await it.ca.rotate(
-            wait_seconds=wait,
-            force_without_cross_signing=force,
-            request_id=it.request_id,
-            timeout=it.left,
-        )
+        return await it.ca.rotate(**asked, request_id=it.request_id, timeout=it.left)
+
+
+async def _plan_rotation(
+    target: Target, asked: dict[str, Any], timeout: float, request_id: str | None
+) -> bytes:
+    from services.cli.administering import session
+
+    async with session(target, timeout=timeout) as it:
+        return await it.ca.plan_rotation(**asked, request_id=request_id, timeout=it.left)
 
 
 async def _abort(
@@ -337,6 +347,19 @@ def _check(planned: Planned) -> None:
 
     if planned.problem is not None:
         raise RefusedError(planned.problem_code or "internal", planned.problem)
+
+
+def _print_plan(answer: bytes, *, json: bool) -> None:
+    """Print a plan; ends with 1 where what is planned would be refused."""
+    planned = _read_plan(answer)
+    if json:
+        print(answer.decode())
+    else:
+        from services.cli.ca_plan import lines
+
+        print("\n".join(lines(planned)))
+    if planned.problem is not None:
+        raise typer.Exit(Exit.FAULT)
 
 
 def _print_outcome(answer: bytes, *, force: bool = False) -> None:

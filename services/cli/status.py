@@ -23,7 +23,7 @@ from services.wording import counted, moment
 
 if TYPE_CHECKING:
     from services.cli.common import Target
-    from services.status import FoundStatus, Status
+    from services.status import FoundStatus, LeaderStatus, Status
 
 
 def status(
@@ -69,8 +69,7 @@ def _show(told: Status) -> None:
     trust_domain = next((dc.trust_domain for dc in told.datacenters), None)
     _line("datacenter", f"{told.datacenter} (primary), trust domain {trust_domain or 'none yet'}")
     _line("state", f"{told.state}, {'can sign' if told.can_sign else 'cannot sign'}")
-    leader = f"{told.leader.node}, term {told.leader.term}" if told.leader else "nobody"
-    _line("leader", leader)
+    _line("leader", _leader(told.leader) if told.leader is not None else "nobody")
     _line("provider", told.provider.name or "none yet")
     for failure in told.provider.failures:
         often = counted(failure.attempts, "time")
@@ -79,6 +78,8 @@ def _show(told: Status) -> None:
     _certificates(told)
     end = "unknown" if told.ledger_sequence is None else str(told.ledger_sequence)
     _line("ledger", f"ends at {end}, authority at {told.position}")
+    if told.durable_requests_waiting is not None:
+        _line("queue", f"{counted(told.durable_requests_waiting, 'durable request')} waiting")
     if told.faults is not None:
         _line("void", _found(told.faults.void))
         _line("irregular", _found(told.faults.irregular))
@@ -154,6 +155,11 @@ def _projections(told: Status) -> None:
 
 def _line(name: str, text: str) -> None:
     print(f"{name:<11} {text}")
+
+
+def _leader(leader: LeaderStatus) -> str:
+    since = f", since {moment(leader.since)}" if leader.since is not None else ""
+    return f"{leader.node}, term {leader.term}{since}"
 
 
 def _found(found: FoundStatus) -> str:

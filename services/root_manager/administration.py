@@ -67,13 +67,16 @@ class Administration:
 
     async def _plan(self, _: Turn, asked: Asked) -> Planned:
         """Say what `config.set` would do with the same; nothing is made or appended."""
-        tools, state = self._tools, self._tools.state
-        wanted, now = self._wanted(asked), tools.clock.now()
+        wanted = self._wanted(asked)
         planned = (
             Plan(effect="nothing")
             if self._is_done(wanted.request_id, repeated.configured(wanted))
-            else plan(state, wanted, now=now)
+            else plan(self._tools.state, wanted, now=self._tools.clock.now())
         )
+        return self._foretold(wanted, planned)
+
+    def _foretold(self, wanted: Wanted, planned: Plan) -> Planned:
+        tools, state, now = self._tools, self._tools.state, self._tools.clock.now()
         issuers = [issuer for root_id in state.roots for issuer in issuers_below(state, root_id)]
         live = tools.index.live(issuers, now=now)
         return foretold(state, wanted, planned, live=live, now=now)
@@ -137,9 +140,12 @@ class Administration:
             raise moved_on()
         self._manager.attempts.forgive()
 
-    async def _rotate(self, turn: Turn, asked: Asked) -> Outcome:
+    async def _rotate(self, turn: Turn, asked: Asked) -> Outcome | Planned:
         command = read(asked.body, Rotate)
-        if self._is_done(command.request_id, repeated.rotated(command.force_without_cross_signing)):
+        done = self._is_done(
+            command.request_id, repeated.rotated(command.force_without_cross_signing)
+        )
+        if done and not command.dry_run:
             return await self._repeated(turn, command.request_id)
         state = self._tools.state
         before = _config(state)
@@ -152,6 +158,8 @@ class Administration:
             request_id=command.request_id,
         )
         planned = plan(state, wanted, now=self._tools.clock.now(), rotate=True)
+        if command.dry_run:
+            return self._foretold(wanted, Plan(effect="nothing") if done else planned)
         _check(planned)
         return await self._start(turn, asked, wanted, planned, reason="asked")
 

@@ -33,6 +33,7 @@ class Rotate(Command):
 
     wait_seconds: Annotated[float, Meta(ge=0, le=WAIT_SECONDS_MAX)] = 0.0
     force_without_cross_signing: bool = False
+    dry_run: bool = False
 
 
 class Abort(Command):

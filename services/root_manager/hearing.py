@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -35,6 +35,9 @@ class Hearing:
     Every root-manager hears them, and only the leader answers. Our clients send a question again
     after a silence: while it waits it is one question. Afterwards its request id tells what it came
     to (`Administration`).
+
+    `show` has the questions of this node answered from what a command has led to: who is told that
+    it is done, and asks, is not told what was before.
     """
 
     def __init__(
@@ -43,10 +46,12 @@ class Hearing:
         administration: Administration,
         *,
         wake: Callable[[], None],
+        show: Callable[[], Awaitable[None]],
     ) -> None:
         self._nc = nc
         self._administration = administration
         self._wake = wake
+        self._show = show
         self._waiting: dict[Key, tuple[Asked, list[str]]] = {}  # in the order in which they came
 
     async def listen(self) -> None:
@@ -80,6 +85,7 @@ class Hearing:
                 log.exception("a command failed", subject=asked.subject)
                 told = error_reply.encode(RefusedError("internal", "internal error"))
             self._waiting.pop(key, None)
+            await self._show()
             await answer(self._nc, replies, *told)
 
     async def _heard(self, message: Msg) -> None:

@@ -13,6 +13,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from events import jetstream
 from events.log import Ledger, LedgerError
 from events.subjects import Subjects
 from projections.disk import ReplacedError
@@ -74,7 +75,9 @@ class Reporting:
 
     async def facts(self) -> Facts:
         """Find out what there is to tell, now."""
-        leases, last = await asyncio.gather(self._leases(), self._last_sequence())
+        leases, last, durable = await asyncio.gather(
+            self._leases(), self._last_sequence(), self._durable_requests()
+        )
         faults = await self._count()
         manager = self._manager
         return Facts(
@@ -83,6 +86,7 @@ class Reporting:
             state=manager.tools.state,
             leases=leases,
             last_sequence=last,
+            durable_requests=durable,
             projected=self._projected(),
             failures=manager.attempts.failures if self._leads() else (),
             initialising=manager.initialising,
@@ -114,6 +118,12 @@ class Reporting:
         with suppress(LedgerError, TimeoutError):
             async with asyncio.timeout(READ_SECONDS):
                 return await self._ledger.last_sequence()
+        return None
+
+    async def _durable_requests(self) -> int | None:
+        with suppress(LedgerError, TimeoutError):
+            async with asyncio.timeout(READ_SECONDS):
+                return await jetstream.messages_in(self._nc, self._subjects.submit_stream)
         return None
 
     async def _count(self) -> Faults | None:

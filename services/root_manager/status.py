@@ -48,6 +48,7 @@ class Facts:
     state: AuthorityState
     leases: Leases | None  # None: they cannot be read
     last_sequence: int | None  # of the ledger; None: it cannot be read
+    durable_requests: int | None  # that wait in their queue; None: it cannot be read
     projected: int  # how far this node's projections are; 0: there are none
     failures: tuple[Failure, ...] = ()
     initialising: bool = False
@@ -89,6 +90,7 @@ def status(facts: Facts) -> Status:
         renewal=_renewal(state),
         signers=tuple(islice(_signers(facts), SIGNERS_TOLD_MAX)),
         unassigned_partitions=ranges(_unassigned(state)),
+        durable_requests_waiting=facts.durable_requests,
         projections=(_projections(facts),),
         faults=_faults(facts.faults),
         datacenters=(
@@ -157,7 +159,7 @@ def _leader(facts: Facts) -> LeaderStatus | None:
     held = facts.leases.leader if facts.leases is not None else None
     if leader is None or held is None or (held.node, held.term) != (leader.node, leader.term):
         return None
-    return LeaderStatus(node=leader.node, term=leader.term)
+    return LeaderStatus(node=leader.node, term=leader.term, since=facts.state.led_since)
 
 
 def _failure(failure: Failure) -> FailureStatus:

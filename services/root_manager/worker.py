@@ -104,7 +104,9 @@ class RootManager:
         )
         self._folded = asyncio.Event()  # once, at least
         self._asked = asyncio.Event()
-        self._hearing = Hearing(nc, Administration(self.manager, subjects), wake=self._asked.set)
+        self._hearing = Hearing(
+            nc, Administration(self.manager, subjects), wake=self._asked.set, show=self._show
+        )
         self._published: tuple[int, int] | None = None  # (term, bundle sequence) seen out
         self._unreadable: set[str] = set()  # keys of the lease bucket that were told of already
 
@@ -164,7 +166,7 @@ class RootManager:
     async def _look(self) -> float:
         """Fold what is new, show it, act where this node leads; return when to look again."""
         state = await self._follower.catch_up()
-        await self._questions.show(state)
+        await self._show()
         self._metrics.folded()
         self._folded.set()
         if state.leader is None or state.leader.node != self._config.node:
@@ -189,6 +191,9 @@ class RootManager:
         self._leading.ended()
         return pause
 
+    async def _show(self) -> None:
+        await self._questions.show(self._follower.state)
+
     async def _report(self) -> None:
         await self._folded.wait()
         await self._reporting.run()
@@ -204,7 +209,7 @@ class RootManager:
         if self._published == current or not leads(state, turn.acting):
             return
         # First: who hears of a change and asks must not get an older one.
-        await self._questions.show(state)
+        await self._show()
         if await self._changes.publish(state):
             log.info("roots published", ledger_sequence=state.bundle_sequence)
         reached("root_manager.roots_published")

@@ -78,6 +78,11 @@ class Intake:
         finally:
             await cancelled(*tasks)
 
+    @property
+    def waiting(self) -> int:
+        """Return how many are known to wait."""
+        return len(self._backlog)
+
     # --- what the signer says of them
 
     def holds(self, work: Work) -> bool:

@@ -22,6 +22,7 @@ class SignerMetrics:
         *,
         holdings: Callable[[], Holdings],
         holding: Callable[[], int],
+        durable: Callable[[], int],
         authority: Callable[[], int],
     ) -> None:
         metrics = observed.metrics
@@ -58,6 +59,11 @@ class SignerMetrics:
             "caledger_requests_waiting_for_projections",
             "Requests that wait until this node's projections reach to the signer's grant.",
             holding,
+        )
+        metrics.gauge(
+            "caledger_durable_requests_waiting",
+            "Durable requests of this signer's partitions that wait in their queue.",
+            durable,
         )
         metrics.gauge(
             "caledger_authority_position",

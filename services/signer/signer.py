@@ -103,6 +103,7 @@ class Signer:
             worker.observed,
             holdings=lambda: self._grantee.holdings,
             holding=lambda: self.holding,
+            durable=lambda: self._intake.waiting,
             authority=lambda: self._grantee.state.position,
         )
         self._decider = self._new_decider()

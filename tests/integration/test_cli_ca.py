@@ -204,11 +204,17 @@ async def test_a_rotation_that_waits_is_told_refuses_others_and_is_given_up(
     dev: Caledger,
 ) -> None:
     before = await roots(dev)
+    dry = await ca(dev, "rotate", "--dry-run", "--wait", "600")
+    assert dry.out.startswith("plan: rotation to another root\n")
+    assert "holding the bundle of before: live leaves accepted, new leaves accepted" in dry.out
+    assert await roots(dev) == before
 
     ran = await ca(dev, "rotate", "--wait", "600")
     assert ran.out.startswith("rotating: root ")
     assert "caledger ca rotate --abort" in ran.out
     assert len(await roots(dev)) == len(before) + 1
+    refused = await ca(dev, "rotate", "--dry-run", code=1)
+    assert '  REFUSED  busy: CA is already in state "RECONFIGURING"' in refused.out
     busy = await ca(dev, "rotate", code=1)
     assert busy.err == 'caledger: refused: busy: CA is already in state "RECONFIGURING"\n'
     write(dev, "busy.json", {"Config": {}})

@@ -17,6 +17,7 @@ from nats.errors import MaxPayloadError
 from events.authority import CAConfigured, RotationStarted
 from events.base import Event
 from services.root_manager.hearing import QUEUED_MAX, REPLIES_MAX, Hearing
+from services.root_manager.questions import Questions
 from tests.nats import NatsServer
 from tests.unit.services.root_manager.keys import KeysInMemory
 from tests.virtual import SUBJECTS, Datacenter, run
@@ -32,6 +33,7 @@ class Heard:
         self.asker = asker
         self.woken = 0
         self._manager = manager
+        self._questions = Questions(manager, SUBJECTS)
 
     @classmethod
     @asynccontextmanager
@@ -44,7 +46,9 @@ class Heard:
 
     async def listen(self) -> None:
         """Hear commands for whoever leads now."""
-        self.hearing = Hearing(self._manager, self.dc.administration, wake=self._wake)
+        self.hearing = Hearing(
+            self._manager, self.dc.administration, wake=self._wake, show=self._show
+        )
         await self.hearing.listen()
         await self._manager.flush()
 
@@ -103,6 +107,9 @@ class Heard:
             for recorded in entry.events
         )
 
+    async def _show(self) -> None:
+        await self._questions.show(self.dc.state)
+
     def _wake(self) -> None:
         self.woken += 1
 
@@ -125,6 +132,17 @@ async def test_a_command_that_was_carried_out_is_not_carried_out_again(heard: He
     assert [told["Outcome"] for told in (first, again, of_the_next)] == ["rotated", "done", "done"]
     assert first["RootID"] == again["RootID"] == of_the_next["RootID"]
     assert await heard.count(RotationStarted) == 1
+
+
+async def test_who_is_told_that_it_is_done_is_told_so_when_he_asks(heard: Heard) -> None:
+    """Nothing but the command itself has the questions answered anew here."""
+    for life in ("24h", "25h"):
+        done = await heard.told(SUBJECTS.config_set, {"Config": {"LeafCertTTL": life}})
+        told = await heard.asker.request(SUBJECTS.config_get, timeout=5)
+
+        assert done["Outcome"] == "configured"
+        assert json.loads(told.data)["Config"]["LeafCertTTL"] == life
+        assert json.loads(told.data)["ModifyIndex"] == done["ModifyIndex"]
 
 
 async def test_a_hundred_that_are_the_same_are_one_while_it_waits(heard: Heard) -> None:

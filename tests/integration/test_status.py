@@ -65,7 +65,9 @@ async def test_status_says_whether_the_ca_can_sign_and_if_not_why(tmp_path: Path
                 assert "cannot sign: no signer has partitions 0-63: no signer is" in before.err
                 told: dict[str, Any] = json.loads(before.out)
                 assert (told["CanSign"], told["State"]) == (False, "INITIALIZED")
-                assert told["Leader"] == {"Node": "a", "Term": 1}
+                assert (told["Leader"]["Node"], told["Leader"]["Term"]) == ("a", 1)
+                assert told["Leader"]["Since"] <= told["Time"]
+                assert told["DurableRequestsWaiting"] == 0
                 assert [each["Node"] for each in told["Projections"]] == ["a", "b"]
 
                 lease = await site.signer("a", 0)
@@ -77,10 +79,12 @@ async def test_status_says_whether_the_ca_can_sign_and_if_not_why(tmp_path: Path
                 }
                 assert both.faults is not None
                 assert (both.faults.void.count, both.faults.irregular.count) == (0, 0)
+                await site.nc.request("ca.dc1.submitted.0.service.web", b"{}")
                 after = await asked(site)
                 assert after.code == 0, after
                 assert "INITIALIZED, can sign" in after.out
                 assert "0-63" in after.out
+                assert "1 durable request waiting" in after.out
                 assert after.err == ""
 
                 first = await site.nc.request(SUBJECTS.status_get, b"anything", timeout=5)

@@ -58,13 +58,13 @@ def given(
     }
 
 
-async def planned(dc: Datacenter, **body: Any) -> dict[str, Any]:
+async def planned(dc: Datacenter, by: str = SUBJECTS.config_plan, /, **body: Any) -> dict[str, Any]:
     """Return a plan, after a look that it did nothing."""
     before = await dc.ledger.last_sequence()
     keys = [len(await store.stored()) for store in (dc.root_keys, dc.signing_keys)]
     state = await dc.tools.follower.catch_up()
 
-    plan = await dc.command(SUBJECTS.config_plan, **body)
+    plan = await dc.command(by, **body)
 
     assert await dc.ledger.last_sequence() == before
     assert [len(await store.stored()) for store in (dc.root_keys, dc.signing_keys)] == keys
@@ -273,6 +273,34 @@ async def test_a_plan_that_is_refused_promises_nothing(dc: Datacenter) -> None:
     assert refused["ProblemCode"] == "conflict"
     assert refused["Changes"]
     assert not refused.keys() & {"Effects", "Verifiers", "Warnings", "ActivateAt", "PruneAfter"}
+
+
+async def test_a_dry_run_of_a_rotation_is_its_plan(dc: Datacenter) -> None:
+    body: dict[str, Any] = {"RequestID": "r-1", "WaitSeconds": 60, "DryRun": True}
+    told = await planned(dc, SUBJECTS.rotation_start, **body)
+    forced = await planned(dc, SUBJECTS.rotation_start, **body, ForceWithoutCrossSigning=True)
+
+    assert (told["Effect"], told["CrossSigned"]) == ("rotate", True)
+    activate_at = datetime.fromisoformat(told["ActivateAt"])
+    assert activate_at == dc.clock.now() + timedelta(seconds=60)
+    assert [each["NewLeaves"] for each in told["Verifiers"]] == [True, True, True]
+    assert [each["NewLeaves"] for each in forced["Verifiers"]] == [True, False, True]
+    begun = await dc.command(SUBJECTS.rotation_start, RequestID="r-1", WaitSeconds=60)
+    assert datetime.fromisoformat(begun["ActivateAt"]) == activate_at.replace(microsecond=0)
+
+    dc.clock.forward(timedelta(seconds=60))  # due, and not what a dry run may finish
+    assert (await planned(dc, SUBJECTS.rotation_start, **body))["Effect"] == "nothing"
+    other = await planned(dc, SUBJECTS.rotation_start, DryRun=True)
+    assert (other["ProblemCode"], "Effects" in other) == ("busy", False)
+
+
+async def test_a_dry_run_says_that_a_given_root_is_not_rotated(dc: Datacenter) -> None:
+    await done(dc, Config=STRONG)
+
+    told = await planned(dc, SUBJECTS.rotation_start, DryRun=True)
+
+    assert told["ProblemCode"] == "bad_config"
+    assert "the root's key was given" in told["Problem"]
 
 
 @pytest.mark.parametrize("force", [False, True])

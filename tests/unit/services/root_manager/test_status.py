@@ -45,6 +45,7 @@ def facts(dc: Datacenter, **changes: Any) -> Facts:
         "state": dc.state,
         "leases": leases(dc, *dc.alive),
         "last_sequence": dc.state.settled,
+        "durable_requests": 7,
         "projected": dc.state.settled,
         "failures": dc.manager.attempts.failures,
         "faults": Faults(),
@@ -59,6 +60,8 @@ async def test_a_ca_with_a_root_and_living_signers_can_sign(dc: Datacenter) -> N
     assert told.state == "INITIALIZED"
     assert told.leader is not None
     assert (told.leader.node, told.leader.term) == ("a", 1)
+    assert told.leader.since == dc.state.led_since is not None
+    assert told.durable_requests_waiting == 7
     assert told.is_leaders
     assert told.active_root is not None
     assert told.active_root == told.roots[0]

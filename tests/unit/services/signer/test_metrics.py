@@ -56,7 +56,11 @@ def test_what_was_given_out_is_counted_and_what_is_decided_anew_is_not() -> None
     observed = Observed()
     held = Holdings(partitions=frozenset({1, 2, 3}))
     metrics = SignerMetrics(
-        observed, holdings=lambda: held, holding=lambda: 7, authority=lambda: 12
+        observed,
+        holdings=lambda: held,
+        holding=lambda: 7,
+        durable=lambda: 3,
+        authority=lambda: 12,
     )
     value = observed.metrics.registry.get_sample_value
     group: list[Decided] = [signed(10.0), signed(10.5), turned_down(10.5), signed(9.0)]
@@ -72,6 +76,7 @@ def test_what_was_given_out_is_counted_and_what_is_decided_anew_is_not() -> None
     assert value("caledger_append_seconds_count") == 2
     assert value("caledger_partitions_held") == 3
     assert value("caledger_requests_waiting_for_projections") == 7
+    assert value("caledger_durable_requests_waiting") == 3
     assert value("caledger_authority_position") == 12
 
     metrics.refused(RefusedError("rate_limited", "later"))
