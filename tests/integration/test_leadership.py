@@ -70,7 +70,7 @@ async def test_a_clean_stop_ends_the_term_and_another_leads_at_once(site: Site) 
             await site.until(leader_is("b"))
             waited = time.monotonic() - stopped
 
-            assert waited < 15, "the lease of 30 s had to end"
+            assert waited < 1.5
             assert await leadership(site) == [
                 ("acquired", "a", 1),
                 ("released", "a", 1),

@@ -66,7 +66,7 @@ async def test_a_released_lease_is_free_at_once(site: Site) -> None:
     await first.release()
 
     assert not first.held
-    assert await taken(second, value("b")) < 10, "it lasted until it would have ended, at 60 s"
+    assert await second.take(value("b"))
 
 
 async def test_a_lease_that_is_not_renewed_ends_by_itself(site: Site) -> None:
@@ -75,7 +75,7 @@ async def test_a_lease_that_is_not_renewed_ends_by_itself(site: Site) -> None:
 
     waited = await taken(second, value("b"))
 
-    assert waited > 0.5
+    assert 0.5 < waited < 2
     assert not first.held
     with pytest.raises(LeaseLostError):
         await first.put(value("a", term=1))

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -297,9 +298,12 @@ async def test_signers_that_come_and_go_are_given_partitions_within_a_moment(sit
         state = await site.until(lambda state: len(state.signers) == 1)
         assert list(partitions(state).values()) == [tuple(range(64))]
 
-        second = await site.signer("a", 1, ttl_seconds=1)  # seen before it ends, or never
+        began = time.monotonic()
+        second = await site.signer("a", 1, ttl_seconds=1)
         state = await site.until(lambda state: len(state.signers) == 2)
+        waited = time.monotonic() - began
         assert sorted(len(each) for each in partitions(state).values()) == [32, 32]
+        assert waited < 0.6
 
         await site.until(lambda state: len(state.signers) == 1)  # its lease ended
         assert isinstance(first.value, SignerLease)

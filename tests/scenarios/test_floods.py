@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 from ulid import ULID
 
-from services.client import ANSWER_SECONDS
 from tests.scenarios import reading
 from tests.scenarios.caledger import PROGRAMS, Caledger
 
@@ -20,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 ROOT: Final = Path(__file__).parents[2]
 FLOOD_SECONDS: Final = 8.0
+ANSWER_SECONDS: Final = 8.0  # of the client's 10; alone it takes 10 ms
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

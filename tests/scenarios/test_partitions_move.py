@@ -20,7 +20,7 @@ IDENTITIES = 1_000
 ROUNDS = 3  # requests for each identity
 GONE = "signer-1"
 GONE_AFTER = 1_000  # answers
-CLEAN_STOP_SECONDS = 2.5  # at most, for any request: less than until a lease ends (3 s)
+CLEAN_STOP_SECONDS = 1.0  # at most, for any request while a signer stops cleanly
 
 MOVES = 100
 END_SECONDS = 10.0  # a stopped signer may answer its last requests first
@@ -37,7 +37,7 @@ async def test_when_one_of_two_signers_goes_every_request_is_answered_and_none_t
     Method: two signers, three requests for each of 1,000 identities from 32 clients; after the
     first third one signer gets SIGKILL (its partitions move when its lease of 3 s has ended) or
     SIGTERM (it gives them back first), and is not started again. Every request must be answered
-    within our client's deadline of 10 s, after SIGTERM without waiting for that lease.
+    within our client's deadline of 10 s, after SIGTERM within 1 s.
     """
     async with Caledger(tmp_path, no_restart=(GONE,)) as caledger:
         await signing(caledger, 2)
