@@ -93,12 +93,15 @@ class _Reply(Struct):
     error: ApiError | None = None
 
 
-class _State(Struct):
+class StreamState(Struct):
+    """What a stream holds."""
+
     messages: int
+    last_seq: int
 
 
 class _Info(Struct):
-    state: _State
+    state: StreamState
 
 
 _ACKNOWLEDGEMENT = msgspec.json.Decoder(_Acknowledgement)
@@ -156,13 +159,13 @@ async def request(nc: Client, subject: str, body: object = None) -> tuple[bytes,
         raise UnreachableError(f"{subject}: no answer: {last}") from last
 
 
-async def messages_in(nc: Client, stream: str) -> int:
-    """Return how many messages a stream holds; raises LedgerError."""
+async def stream_state(nc: Client, stream: str) -> StreamState:
+    """Return what a stream holds now; raises LedgerError (UnreachableError)."""
     subject = f"$JS.API.STREAM.INFO.{stream}"
     reply, error = await request(nc, subject)
     if error is not None:
         raise LedgerError(f"{subject}: {error}")
-    return decode(reply, _Info).state.messages
+    return decode(reply, _Info).state
 
 
 def decode(reply: bytes, kind: type[T]) -> T:

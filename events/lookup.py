@@ -27,21 +27,13 @@ class _Got(Struct):
     message: _Message
 
 
-class _State(Struct):
-    last_seq: int
-
-
-class _Info(Struct):
-    state: _State
-
-
 class Lookup:
     """Asks the stream's leader for single messages, and settles appends."""
 
     def __init__(self, nc: Client, stream: str, reader: LedgerReader) -> None:
         self._nc = nc
         self._get = f"$JS.API.STREAM.MSG.GET.{stream}"
-        self._info = f"$JS.API.STREAM.INFO.{stream}"
+        self._stream = stream
         self._reader = reader
 
     async def message(self, wanted: dict[str, object]) -> Stored | None:
@@ -61,10 +53,7 @@ class Lookup:
 
     async def last_sequence(self) -> int:
         """Return the last sequence of the stream; raises UnreachableError."""
-        reply, error = await jetstream.request(self._nc, self._info)
-        if error is not None:
-            raise LedgerError(f"{self._info}: {error}")
-        return jetstream.decode(reply, _Info).state.last_seq
+        return (await jetstream.stream_state(self._nc, self._stream)).last_seq
 
     async def settle_duplicate(self, append: Append, sequence: int) -> Appended:
         """Settle an append whose message id the server says is stored at `sequence`.

@@ -44,11 +44,7 @@ class SilentServerError(SetupError):
 
 class _Info(Struct):
     config: Settings
-    state: _State
-
-
-class _State(Struct):
-    last_seq: int
+    state: jetstream.StreamState
 
 
 def stream_settings(

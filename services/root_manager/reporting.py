@@ -123,7 +123,9 @@ class Reporting:
     async def _durable_requests(self) -> int | None:
         with suppress(LedgerError, TimeoutError):
             async with asyncio.timeout(READ_SECONDS):
-                return await jetstream.messages_in(self._nc, self._subjects.submit_stream)
+                return (
+                    await jetstream.stream_state(self._nc, self._subjects.submit_stream)
+                ).messages
         return None
 
     async def _count(self) -> Faults | None:
