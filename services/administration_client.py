@@ -102,34 +102,19 @@ class AdministrationClient:
         *,
         wait_seconds: float = 0.0,
         force_without_cross_signing: bool = False,
+        dry_run: bool = False,
         request_id: str | None = None,
         timeout: float = COMMAND_SECONDS,
     ) -> bytes:
-        """Rotate to a new root of the same configuration; returns an Outcome."""
+        """Rotate to a new root of the same configuration; returns an Outcome.
+
+        `dry_run`: only says what that would do; returns a Planned.
+        """
         body = {
             "RequestID": request_id or new_request_id(),
             "WaitSeconds": wait_seconds,
             "ForceWithoutCrossSigning": force_without_cross_signing,
-        }
-        return await self._command(self._subjects.rotation_start, body, timeout)
-
-    async def plan_rotation(
-        self,
-        *,
-        wait_seconds: float = 0.0,
-        force_without_cross_signing: bool = False,
-        request_id: str | None = None,
-        timeout: float = COMMAND_SECONDS,
-    ) -> bytes:
-        """Return what `rotate` with the same arguments would do, a Planned; nothing is done.
-
-        `request_id`: of a command that may have been carried out already; then nothing would be.
-        """
-        body = {
-            "RequestID": request_id,
-            "WaitSeconds": wait_seconds,
-            "ForceWithoutCrossSigning": force_without_cross_signing,
-            "DryRun": True,
+            "DryRun": dry_run,
         }
         return await self._command(self._subjects.rotation_start, body, timeout)
 

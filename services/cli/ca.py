@@ -163,12 +163,12 @@ def rotate(
         asked = {
             "wait_seconds": wait or 0.0,
             "force_without_cross_signing": force_without_cross_signing,
+            "dry_run": dry_run,
         }
-        if dry_run:
-            _print_plan(run(_plan_rotation(target, asked, timeout, request_id)), json=json)
-            return
         answer = run(_rotate(target, asked, timeout, request_id))
-    if json:
+    if dry_run:
+        _print_plan(answer, json=json)
+    elif json:
         print(answer.decode())
     else:
         _print_outcome(answer)
@@ -285,15 +285,6 @@ async def _rotate(
 
     async with session(target, timeout=timeout, request_id=request_id) as it, it.commanding():
         return await it.ca.rotate(**asked, request_id=it.request_id, timeout=it.left)
-
-
-async def _plan_rotation(
-    target: Target, asked: dict[str, Any], timeout: float, request_id: str | None
-) -> bytes:
-    from services.cli.administering import session
-
-    async with session(target, timeout=timeout) as it:
-        return await it.ca.plan_rotation(**asked, request_id=request_id, timeout=it.left)
 
 
 async def _abort(
