@@ -59,21 +59,7 @@ class RootManager:
         self._questions = Questions(nc, subjects)
         self._changes = RootChanges(nc, subjects)
         self._index = IssuanceReader(config.projections_file)
-        self.tools = Tools(
-            datacenter=subjects.datacenter,
-            ledger=worker.ledger,
-            follower=self._follower,
-            root_keys=self._root_keys,
-            signing_keys=self._signing_keys,
-            index=self._index,
-            stamper=Stamper(
-                source(subjects.datacenter, "root-manager", config.node),
-                worker.clock,
-                worker.entropy,
-            ),
-            clock=worker.clock,
-            entropy=worker.entropy,
-        )
+        self.tools = self._new_tools(worker)
         self.manager = CaManager(
             self.tools,
             initial=lambda: initial(config.initial, now=worker.clock.now()),
@@ -109,6 +95,24 @@ class RootManager:
         )
         self._published: tuple[int, int] | None = None  # (term, bundle sequence) seen out
         self._unreadable: set[str] = set()  # keys of the lease bucket that were told of already
+
+    def _new_tools(self, worker: Worker) -> Tools:
+        datacenter = worker.subjects.datacenter
+        return Tools(
+            datacenter=datacenter,
+            ledger=worker.ledger,
+            follower=self._follower,
+            root_keys=self._root_keys,
+            signing_keys=self._signing_keys,
+            index=self._index,
+            stamper=Stamper(
+                source(datacenter, "root-manager", worker.config.node),
+                worker.clock,
+                worker.entropy,
+            ),
+            clock=worker.clock,
+            entropy=worker.entropy,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow `authority`, answer, and act while this node leads, until `stop` is set.

@@ -99,13 +99,7 @@ class Signer:
         self._turns = Turns()
         self._intake = self._intake_of(worker)
         self._recorder = self._recorder_of(worker, run, stamper)
-        self._metrics = SignerMetrics(
-            worker.observed,
-            holdings=lambda: self._grantee.holdings,
-            holding=lambda: self.holding,
-            durable=lambda: self._intake.waiting,
-            authority=lambda: self._grantee.state.position,
-        )
+        self._metrics = self._new_metrics(worker)
         self._decider = self._new_decider()
         self._moved = asyncio.Event()
         self._gated = asyncio.Event()
@@ -135,6 +129,15 @@ class Signer:
             standing=self._grantee.standing,
             put=self._put,
             put_first=self._group.put_first,
+        )
+
+    def _new_metrics(self, worker: Worker) -> SignerMetrics:
+        return SignerMetrics(
+            worker.observed,
+            holdings=lambda: self._grantee.holdings,
+            holding=lambda: self.holding,
+            durable=lambda: self._intake.waiting,
+            authority=lambda: self._grantee.state.position,
         )
 
     def _new_decider(self) -> Decider:
