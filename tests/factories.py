@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.x509.oid import NameOID
 
 from events.base import KeyType, Struct
+from projections.bundle import BundleRoot
 from services.pki import certificates, der, leaf, spiffe
 
 CLUSTER_ID: Final = "11111111-2222-3333-4444-555555555555"
@@ -196,6 +197,27 @@ def root(
         not_after=not_after,
     )
     return signed(tbs, key)
+
+
+def bundle_root(root_id: str, certificates: str) -> BundleRoot:
+    """Return an active root of a trust bundle; only its id and its PEM say something."""
+    return BundleRoot(
+        id=root_id,
+        name="root",
+        serial_number=1,
+        serial_number_hex="01",
+        signing_key_id="k",
+        external_trust_domain=CLUSTER_ID,
+        not_before=NOW,
+        not_after=NOW,
+        root_cert=certificates,
+        intermediate_certs=None,
+        active=True,
+        private_key_type="ec",
+        private_key_bits=256,
+        create_index=2,
+        modify_index=2,
+    )
 
 
 def intermediate(

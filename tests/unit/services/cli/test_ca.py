@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
-from projections.bundle import BundleRoot, Roots
+from projections.bundle import Roots
 from services.administration_client import overridden
 from services.cli.administering import option_for, read_configuration, says
 from services.cli.app import app
@@ -26,6 +26,7 @@ from services.cli.common import CliError, Exit
 from services.outcomes import Change, Effect, Outcome, Planned, Verifier
 from services.pki.spiffe import SpiffeIdError
 from services.root_manager.rotation import NO_CROSS_SIGNING
+from tests import factories
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 KEY = "-----BEGIN EC PRIVATE KEY-----\nabc\n-----END EC PRIVATE KEY-----\n"
@@ -40,6 +41,7 @@ PLANNED = Planned(
     live_leaves=0,
     leaves_as_of=9,
 )
+TOLD = Outcome(outcome="", state="INITIALIZED", modify_index=7, ledger_sequence=9, root_id="aa:bb")
 
 
 def caledger(*arguments: str, stdin: str | None = None) -> tuple[int, str]:
@@ -340,12 +342,9 @@ def test_a_plan_is_told_in_lines() -> None:
     ],
 )
 def test_an_outcome_is_told_in_words(told: str, text: str) -> None:
-    answer = Outcome(
+    answer = replace(
+        TOLD,
         outcome=told,
-        state="INITIALIZED",
-        modify_index=7,
-        ledger_sequence=9,
-        root_id="aa:bb",
         live_leaves=3,
         identities={"spiffe://a": 2, "b": 1} if "revoked" in told else None,
     )
@@ -354,12 +353,9 @@ def test_an_outcome_is_told_in_words(told: str, text: str) -> None:
 
 
 def test_pruning_says_what_goes_with_a_root_what_takes_force_and_one_leaf_of_one() -> None:
-    told = Outcome(
+    told = replace(
+        TOLD,
         outcome="would be pruned",
-        state="INITIALIZED",
-        modify_index=7,
-        ledger_sequence=9,
-        root_id="aa:bb",
         live_leaves=1,
         also=("cc:dd",),
     )
@@ -378,12 +374,10 @@ def test_pruning_says_what_goes_with_a_root_what_takes_force_and_one_leaf_of_one
 
 
 def test_a_moment_of_an_answer_is_told_to_the_second_in_utc() -> None:
-    told = Outcome(
+    told = replace(
+        TOLD,
         outcome="rotating",
         state="RECONFIGURING",
-        modify_index=7,
-        ledger_sequence=9,
-        root_id="aa:bb",
         activate_at="2026-08-01T14:00:00.123456+02:00",
     )
 
@@ -392,23 +386,7 @@ def test_a_moment_of_an_answer_is_told_to_the_second_in_utc() -> None:
 
 def test_below_an_external_root_it_is_told_that_other_cas_have_lists_as_well() -> None:
     ours, below = (
-        BundleRoot(
-            id=root_id,
-            name="a root",
-            serial_number=1,
-            serial_number_hex="01",
-            signing_key_id="aa",
-            external_trust_domain="t",
-            not_before=NOW,
-            not_after=NOW,
-            root_cert="-----BEGIN CERTIFICATE-----\n" * certificates,
-            intermediate_certs=None,
-            active=True,
-            private_key_type="ec",
-            private_key_bits=256,
-            create_index=1,
-            modify_index=1,
-        )
+        factories.bundle_root(root_id, "-----BEGIN CERTIFICATE-----\n" * certificates)
         for root_id, certificates in (("aa:bb", 1), ("cc:dd", 2))
     )
     bundle = Roots(
@@ -419,11 +397,9 @@ def test_below_an_external_root_it_is_told_that_other_cas_have_lists_as_well() -
 
 
 def test_of_many_identities_those_with_most_leaves_are_shown() -> None:
-    answer = Outcome(
+    answer = replace(
+        TOLD,
         outcome="revoked",
-        state="INITIALIZED",
-        modify_index=7,
-        ledger_sequence=9,
         live_leaves=12,
         identities={f"spiffe://{number}": 1 for number in range(12)},
     )
@@ -437,8 +413,10 @@ def test_of_many_identities_those_with_most_leaves_are_shown() -> None:
 def test_a_revocation_that_is_on_no_list_yet_fails(
     capsys: pytest.CaptureFixture[str], *, json: bool
 ) -> None:
-    answer = Outcome(
-        outcome="revoked", state="INITIALIZED", modify_index=7, ledger_sequence=9, live_leaves=2
+    answer = replace(
+        TOLD,
+        outcome="revoked",
+        live_leaves=2,
     )
     tell(msgspec.json.encode(answer), json=json)
     missing = msgspec.json.encode(replace(answer, lists_missing=("aa", "bb")))

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from projections.bundle import BundleRoot, Roots
+from projections.bundle import Roots
 from services.cli.common import CliError
 from services.cli.signing_files import SigningFiles
 from services.issued import IssuedCert
@@ -22,23 +22,7 @@ ROOT = factories.root()
 
 
 def bundle() -> bytes:
-    root = BundleRoot(
-        id="id",
-        name="root",
-        serial_number=1,
-        serial_number_hex="01",
-        signing_key_id="k",
-        external_trust_domain=factories.CLUSTER_ID,
-        not_before=factories.NOW,
-        not_after=factories.NOW,
-        root_cert=pem.encode(ROOT),
-        intermediate_certs=None,
-        active=True,
-        private_key_type="ec",
-        private_key_bits=256,
-        create_index=2,
-        modify_index=2,
-    )
+    root = factories.bundle_root("id", pem.encode(ROOT))
     roots = Roots(
         active_root_id="id", trust_domain=factories.TRUST_DOMAIN, roots=(root,), ledger_sequence=2
     )
