@@ -56,7 +56,7 @@ class Verifier(Struct, rename="pascal"):
 
 
 class Planned(Struct, omit_defaults=True, rename="pascal"):
-    """What `config.set` would do with a configuration, and to whom; nothing was done."""
+    """What `config.set` or `rotation.start` would do, and to whom; nothing was done."""
 
     effect: Effect
     state: str  # Consul's state of the CA
